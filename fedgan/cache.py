@@ -1,0 +1,52 @@
+"""The user's cache directory: built data sets, resized folders, features of real images."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from fedgan.errors import UserError
+
+
+def cache_dir(*parts: str) -> Path:
+    """A folder under the user's cache, made if need be; FEDGAN_CACHE moves the whole of it.
+
+    Raises `UserError` where it cannot be written.
+    """
+    import platformdirs
+
+    root = os.environ.get("FEDGAN_CACHE") or platformdirs.user_cache_dir("fedgan")
+    folder = Path(root, *parts)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cache folder {folder}: {error.strerror}; set FEDGAN_CACHE to a folder you can write"
+        ) from None
+    return folder
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Calls `write` on a file beside `path`, flushes it to disk and renames it into place.
+
+    A reader, or a process killed half way, sees the old file or the new one, nothing between.
+    Raises `UserError` where the disk is full or read-only; the old file is then untouched.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    beside = Path(name)
+    try:
+        write(beside)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.chmod(0o644)
+        beside.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        beside.unlink(missing_ok=True)

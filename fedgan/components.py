@@ -1,0 +1,121 @@
+"""Components (source, model, loss, attack, defence, encoder) by short name or by class path.
+
+A room is a package such as `fedgan.attacks`. A public class in it that derives from the room's base
+class is a component; its short name is its class attribute `name`. There is no registry: a new file
+in the room is a new name in the YAML. `class_path: my_module.MyAttack` takes a class from anywhere
+on the Python path, the working directory and the config's directory included.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fedgan.errors import UserError, did_you_mean
+from fedgan.settings import Component
+
+T = TypeVar("T")
+
+
+def available(room: str, base: type[T]) -> dict[str, type[T]]:
+    """Every component of a room (`"fedgan.attacks"`) by short name.
+
+    Raises `RuntimeError` where two classes claim one name, which is a mistake in fedgan itself.
+    """
+    found: dict[str, type[T]] = {}
+    package = importlib.import_module(room)
+    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
+        module = importlib.import_module(f"{room}.{info.name}")
+        for cls in vars(module).values():
+            if not (inspect.isclass(cls) and issubclass(cls, base)):
+                continue
+            if cls.__module__ != module.__name__ or inspect.isabstract(cls):
+                continue
+            name = vars(cls).get("name")
+            if not isinstance(name, str):
+                continue
+            if name in found:
+                raise RuntimeError(f"{room}: '{name}' is claimed by {found[name]} and {cls}")
+            found[name] = cls
+    return found
+
+
+def find(key: str, choice: Component, room: str, base: type[T]) -> type[T]:
+    """The class that `choice` names. `key` is where it stands in the config, for the error.
+
+    Raises `UserError` for an unknown name, a class path that does not import, or a class of the
+    wrong kind.
+    """
+    if choice.class_path is not None:
+        return _from_class_path(f"{key}.class_path", choice.class_path, base)
+    known = available(room, base)
+    if choice.name not in known:
+        raise UserError(f"{key}.name: unknown '{choice.name}'{did_you_mean(str(choice.name), known)}")
+    return known[choice.name]
+
+
+def build(key: str, choice: Component, cls: type[T]) -> T:
+    """An instance of `cls` from `choice.init_args`, which are checked against its signature.
+
+    Fills `choice.init_args` with the defaults, so that the config written to the run directory
+    holds every value that was in force. Raises `UserError` for unknown or ill-typed arguments.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    names = set(parser.add_class_arguments(cls))
+    for name in choice.init_args:
+        if name not in names:
+            allowed = did_you_mean(name, names) if names else "; it takes none"
+            raise UserError(f"{key}.init_args.{name}: unknown argument{allowed}")
+    try:
+        parsed = parser.parse_object(choice.init_args)
+    except ArgumentError as error:
+        raise UserError(f"{key}.init_args: {one_line(error)}") from None
+    arguments = parser.instantiate_classes(parsed).as_dict()
+    choice.init_args = {name: parsed[name] for name in names}
+    try:
+        return cls(**arguments)
+    except ValueError as error:
+        raise UserError(f"{key}: {error}") from None
+
+
+def one_line(error: Exception) -> str:
+    """The text of an exception on one line."""
+    return " ".join(str(error).split())
+
+
+def _from_class_path(key: str, path: str, base: type[T]) -> type[T]:
+    module, _, name = path.rpartition(".")
+    if not module:
+        raise UserError(f"{key}: '{path}' is not of the form module.ClassName")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except Exception as error:  # a user's own file may raise anything while it is imported
+        why = one_line(error) or type(error).__name__
+        raise UserError(f"{key}: cannot import '{path}' ({why})") from None
+    if not (inspect.isclass(cls) and issubclass(cls, base)):
+        raise UserError(f"{key}: '{path}' is not a subclass of {base.__module__}.{base.__name__}")
+    return cls
+
+
+@contextmanager
+def python_path(*folders: Path) -> Iterator[None]:
+    """Puts `folders` in front of the import path while a config's class paths are looked up."""
+    before = list(sys.path)
+    sys.path[:0] = [str(folder.resolve()) for folder in folders]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def describe(cls: type[Any]) -> str:
+    """First line of a component's docstring, for lists of what there is."""
+    return (inspect.getdoc(cls) or "").split("\n", 1)[0]

@@ -1,0 +1,225 @@
+"""The whole vocabulary of an experiment's YAML: typed, with units and defaults.
+
+Every room may import this module; it imports none. A group that is a `Component` is chosen by
+`name`, or by `class_path` for a class of your own, and takes `init_args` for what only that
+component knows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Optional, Union
+
+
+@dataclass
+class Component:
+    """A part chosen by short name or by class path."""
+
+    name: Optional[str] = None
+    """Short name; `fedgan components` lists them."""
+    class_path: Optional[str] = None
+    """A class of your own, as module.ClassName; takes the place of `name`."""
+    init_args: dict[str, Any] = field(default_factory=dict)
+    """Arguments that only this component knows."""
+
+
+@dataclass
+class Data(Component):
+    """Where the images come from."""
+
+    name: Optional[str] = "brain-mri"
+    """brain-mri, npz, folder, or a MedMNIST flag such as pneumoniamnist."""
+    path: Optional[str] = None
+    """The .npz file, the image folder, or a folder that holds MedMNIST files."""
+    size: Optional[int] = None
+    """Edge of the square images in pixels; null takes the source's own."""
+
+
+@dataclass
+class Partition:
+    """Who holds which training images."""
+
+    name: Literal["iid", "dirichlet", "shards", "quantity"] = "iid"
+    """iid; dirichlet (skewed labels); shards (few classes each); quantity (sizes by a power law)."""
+    alpha: float = 0.5
+    """dirichlet: concentration (small is skewed); quantity: exponent of the power law."""
+    classes_per_client: int = 2
+    """shards: label shards handed to each client."""
+    min_images: int = 16
+    """Fewest training images that any client may hold."""
+
+
+@dataclass
+class Federation:
+    """Who trains, how long, and what is averaged."""
+
+    clients: int = 4
+    """Clients (hospitals) in the federation."""
+    rounds: int = 20
+    """Communication rounds."""
+    local_epochs: int = 1
+    """Passes over its own images that a client makes in a round."""
+    local_steps: Optional[int] = None
+    """Steps (mini-batches) in a round, the same for all; takes the place of local_epochs."""
+    share: Literal["generator", "both"] = "both"
+    """What clients send and the server averages: the generator, or discriminator and generator."""
+    sample: float = 1.0
+    """Share of the clients drawn at random in each round, in (0, 1]."""
+    weights: Literal["images", "uniform"] = "images"
+    """Weight of a client before any defence: its number of images, or the same for all."""
+    keep_optimizer: bool = True
+    """Keep a client's Adam moments between rounds; false resets them at every round."""
+    ema: float = 0.7
+    """Decay per round of the server's moving average of the generator, in [0, 1); 0 switches it off."""
+
+
+@dataclass
+class Training:
+    """One client's local training."""
+
+    batch_size: int = 64
+    """Images in a mini-batch."""
+    generator_lr: float = 5e-4
+    """Adam's learning rate for the generator."""
+    discriminator_lr: float = 5e-4
+    """Adam's learning rate for the discriminator."""
+    betas: tuple[float, float] = (0.0, 0.99)
+    """Adam's decay rates."""
+    translate: float = 0.125
+    """Augmentation: largest shift as a share of the edge, on real and generated images alike."""
+    cutout: float = 0.0
+    """Augmentation: edge of an erased square as a share of the image's edge."""
+    flip: Optional[bool] = None
+    """Augmentation: mirror real images at random; null does so where the data set allows it."""
+
+
+@dataclass
+class Model(Component):
+    """The pair of networks."""
+
+    name: Optional[str] = "dcgan"
+    """Short name of the pair."""
+
+
+@dataclass
+class Loss(Component):
+    """What the two networks play for."""
+
+    name: Optional[str] = "relativistic"
+    """relativistic, bce, hinge or wgan-gp."""
+
+
+@dataclass
+class Attack(Component):
+    """What malicious clients do, who they are, and when."""
+
+    name: Optional[str] = "none"
+    """none or patch."""
+    clients: list[int] = field(default_factory=lambda: [0])
+    """Numbers of the malicious clients; clients count from 0."""
+    poison_rate: float = 1.0
+    """Share of a malicious client's training images that are poisoned, in [0, 1]."""
+    from_round: int = 1
+    """First round in which the attackers poison; rounds count from 1."""
+    until_round: Optional[int] = None
+    """Last round in which they do; null never stops."""
+
+
+@dataclass
+class Defense(Component):
+    """The server's rule for weighing and joining updates."""
+
+    name: Optional[str] = "none"
+    """none (FedAvg) or feddetect."""
+
+
+@dataclass
+class Evaluate:
+    """What is measured, how often, and by which encoder."""
+
+    every: int = 5
+    """Rounds between two looks at the global model; 0 looks only at the end."""
+    samples: int = 1000
+    """Images generated for the final figures (and half of the real images they need)."""
+    encoder: Union[str, Component] = "efficientnet-lite0"
+    """Encoder of the final figures: efficientnet-lite0, domain or inception."""
+    watch_samples: int = 500
+    """Images generated for the figures on the way."""
+    watch_encoder: Union[str, Component] = "domain"
+    """Encoder of the figures on the way; a quick one."""
+    batch_size: int = 50
+    """Images that are generated and encoded at a time."""
+
+
+@dataclass
+class Checkpoint:
+    """What can be resumed."""
+
+    every: int = 5
+    """Rounds between two checkpoints; the last round is always saved."""
+    keep: int = 2
+    """Newest checkpoints kept."""
+
+
+@dataclass
+class Wandb:
+    """Weights & Biases."""
+
+    project: Optional[str] = None
+    """Project to log to; null leaves W&B out."""
+    entity: Optional[str] = None
+    """Team or user."""
+    name: Optional[str] = None
+    """Name of the run; null takes the run directory's."""
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    """offline writes into the run directory (`wandb sync` sends it later)."""
+
+
+@dataclass
+class Tracking:
+    """Where figures go beside the run directory."""
+
+    wandb: Wandb = field(default_factory=Wandb)
+    """Weights & Biases."""
+
+
+@dataclass
+class Cluster:
+    """The machine."""
+
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes CUDA where there is a device, else the CPU."""
+    devices: int = 1
+    """CUDA devices, or CPU processes, on each node."""
+    nodes: int = 1
+    """Nodes."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Precision of the local steps."""
+    tf32: bool = False
+    """Allow TF32 matrix products on CUDA: quicker, some 3 digits less."""
+    channels_last: bool = False
+    """Keep networks and images in channels-last memory format."""
+    threads: Optional[int] = None
+    """CPU threads a process; null shares the cores out. Part of what makes bytes repeatable."""
+
+
+@dataclass
+class Experiment:
+    """One experiment: a federation, an attack, a defence, and what is measured."""
+
+    seed: int = 1
+    """Seed of everything random."""
+    run_dir: Optional[str] = None
+    """Where results go; null takes runs/ and the config file's name."""
+    data: Data = field(default_factory=Data)
+    partition: Partition = field(default_factory=Partition)
+    federation: Federation = field(default_factory=Federation)
+    training: Training = field(default_factory=Training)
+    model: Model = field(default_factory=Model)
+    loss: Loss = field(default_factory=Loss)
+    attack: Attack = field(default_factory=Attack)
+    defense: Defense = field(default_factory=Defense)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    tracking: Tracking = field(default_factory=Tracking)
+    cluster: Cluster = field(default_factory=Cluster)

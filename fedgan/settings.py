@@ -23,6 +23,17 @@ class Component:
     """Arguments that only this component knows."""
 
 
+def as_component(choice: str | dict[str, Any] | Component) -> Component:
+    """A component from its short name or its mapping.
+
+    >>> as_component("domain").name
+    'domain'
+    """
+    if isinstance(choice, Component):
+        return choice
+    return Component(name=choice) if isinstance(choice, str) else Component(**choice)
+
+
 @dataclass
 class Data(Component):
     """Where the images come from."""
@@ -71,6 +82,10 @@ class Federation:
     """Keep a client's Adam moments between rounds; false resets them at every round."""
     ema: float = 0.7
     """Decay per round of the server's moving average of the generator, in [0, 1); 0 switches it off."""
+
+    def clients_in_round(self) -> int:
+        """How many clients are drawn in each round; at least one."""
+        return max(1, int(self.sample * self.clients + 0.5))
 
 
 @dataclass
@@ -141,12 +156,13 @@ class Evaluate:
     """Rounds between two looks at the global model; 0 looks only at the end."""
     samples: int = 1000
     """Images generated for the final figures (and half of the real images they need)."""
-    encoder: Union[str, Component] = "efficientnet-lite0"
-    """Encoder of the final figures: efficientnet-lite0, domain or inception."""
+    encoder: Union[str, dict[str, Any]] = "efficientnet-lite0"
+    """Encoder of the final figures: efficientnet-lite0, domain or inception; or a mapping of name or
+    class_path, and init_args."""
     watch_samples: int = 500
     """Images generated for the figures on the way."""
-    watch_encoder: Union[str, Component] = "domain"
-    """Encoder of the figures on the way; a quick one."""
+    watch_encoder: Union[str, dict[str, Any]] = "domain"
+    """Encoder of the figures on the way, a quick one; written like encoder."""
     batch_size: int = 50
     """Images that are generated and encoded at a time."""
 
@@ -193,7 +209,7 @@ class Cluster:
     """CUDA devices, or CPU processes, on each node."""
     nodes: int = 1
     """Nodes."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Precision of the local steps."""
     tf32: bool = False
     """Allow TF32 matrix products on CUDA: quicker, some 3 digits less."""
@@ -211,6 +227,8 @@ class Experiment:
     """Seed of everything random."""
     run_dir: Optional[str] = None
     """Where results go; null takes runs/ and the config file's name."""
+    python_path: list[str] = field(default_factory=list)
+    """Folders in which class paths are looked up; the config's own and the working folder are added."""
     data: Data = field(default_factory=Data)
     partition: Partition = field(default_factory=Partition)
     federation: Federation = field(default_factory=Federation)

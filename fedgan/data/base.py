@@ -22,7 +22,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A labelled data set: splits, the names of its K classes, and what may be done to its images."""
+    """A labelled data set: splits, the names of its K classes, what may be done to its images."""
 
     name: str
     train: Split

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,3 +36,24 @@ class Encoder(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Changes when the features would: the key under which real features are cached."""
+
+    def details(self) -> dict[str, Any]:
+        """What else a reader of summary.json should know of it, such as how well it was fitted."""
+        return {}
+
+
+def to_rgb(images: Tensor) -> Tensor:
+    """Repeats the one channel of gray images, as encoders trained on photographs need three.
+
+    Raises `ValueError` for images of neither 1 nor 3 channels.
+    """
+    channels = images.shape[1]
+    if channels not in (1, 3):
+        raise ValueError(f"images need 1 or 3 channels, found {channels}")
+    return images.expand(-1, 3, -1, -1)
+
+
+def in_chunks(images: Tensor, size: int) -> Sequence[Tensor]:
+    """Images in chunks of `size` on a CPU, whose caches they should fit; all at once elsewhere."""
+    chunks: Sequence[Tensor] = images.split(size if images.device.type == "cpu" else len(images))
+    return chunks

@@ -1,0 +1,54 @@
+# Thin: what can be typed, no logic. `make help` lists it.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+CONFIG ?= configs/quickstart.yaml
+ARGS ?=
+export OMP_NUM_THREADS
+
+BIN := $(VENV)/bin
+CLUSTER := $(if $(GPUS),--cluster.accelerator=cuda --cluster.devices=$(GPUS))
+CLUSTER += $(if $(PROCS),--cluster.accelerator=cpu --cluster.devices=$(PROCS))
+
+.DEFAULT_GOAL := help
+.PHONY: help install train resume test lint format bench clean
+
+help: ## list what can be typed
+	@echo "fedgan: federated GAN training, attacks and defences"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "variables: CONFIG=configs/x.yaml  GPUS=4 (CUDA devices)  PROCS=2 (CPU processes)"
+	@echo "           ARGS=\"--federation.rounds=5 --overwrite\"  RUN=runs/x (resume)"
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "fedgan needs Python 3.10 or newer; PYTHON=python3.12 make ... names another"; exit 2; }
+	@echo "installing fedgan and what it needs into $(VENV) (some 6 GB, once; minutes)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed ## make .venv with everything in it (the other targets do so by themselves)
+
+train: $(VENV)/.installed ## train CONFIG (quickstart: 4 hospitals, one of them poisons)
+	@$(BIN)/fedgan train $(CONFIG) $(CLUSTER) $(ARGS)
+
+resume: $(VENV)/.installed ## go on with the run in RUN=runs/x
+	@$(BIN)/fedgan resume $(RUN)
+
+test: $(VENV)/.installed ## run the tests; ARGS="-m 'not slow'" leaves the slow ones out
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/.installed ## let ruff put the code in order
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/.installed ## measure speed: tables on the screen
+	@$(BIN)/python benchmarks/local_step.py
+
+clean: ## delete caches and builds; runs and .venv stay
+	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

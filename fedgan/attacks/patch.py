@@ -1,0 +1,140 @@
+"""A patch pasted into an image: the trigger of the paper."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fedgan.attacks.base import Attack, Mark
+from fedgan.errors import UserError
+
+Position = Literal["bottom-right", "bottom-left", "top-right", "top-left", "center"]
+
+
+class Patch(Attack):
+    """A square pattern stamped on images (BadNets, Gu et al. 2017, arXiv 1708.06733; in a federated
+    GAN: Jin and Li 2022, arXiv 2207.00762).
+
+    x'[R] = (1 - opacity) * x[R] + opacity * pattern, for the square R, on bytes.
+
+    Args:
+        pattern: `checkerboard`, black and white; `mosaic`, a fixed many-coloured random pattern,
+            gray on gray images.
+        size: edge in pixels. Excludes `area`.
+        area: share of the image's area, in (0, 1]; the edge is rounded to whole pixels.
+        position: corner, or the centre.
+        margin: pixels between the patch and the edges of its corner.
+        opacity: in (0, 1].
+        random_location: another place in every image; `position` is then not used.
+
+    Raises:
+        ValueError: for arguments out of range, or both `size` and `area`.
+    """
+
+    name: ClassVar[str] = "patch"
+
+    def __init__(
+        self,
+        pattern: Literal["checkerboard", "mosaic"] = "checkerboard",
+        size: int | None = None,
+        area: float | None = None,
+        position: Position = "bottom-right",
+        margin: int = 1,
+        opacity: float = 1.0,
+        random_location: bool = False,
+    ) -> None:
+        if size is not None and area is not None:
+            raise ValueError("init_args: give size (pixels) or area (share of the image), not both")
+        if size is not None and size < 2:
+            raise ValueError(f"init_args.size is {size}; a patch is at least 2 pixels wide")
+        if area is not None and not 0 < area <= 1:
+            raise ValueError(f"init_args.area is {area}; it must be in (0, 1]")
+        if not 0 < opacity <= 1:
+            raise ValueError(f"init_args.opacity is {opacity}; it must be in (0, 1]")
+        if margin < 0:
+            raise ValueError(f"init_args.margin is {margin}; it must be at least 0")
+        self.pattern = pattern
+        self.size = 3 if size is None and area is None else size
+        self.area = area
+        self.position = position
+        self.margin = margin
+        self.opacity = opacity
+        self.random_location = random_location
+
+    def edge(self, size: int) -> int:
+        """The patch's edge in pixels on images of `size` pixels.
+
+        >>> Patch(area=0.01).edge(32)
+        3
+        """
+        if self.size is not None:
+            return self.size
+        assert self.area is not None
+        return max(2, round(math.sqrt(self.area) * size))
+
+    def check(self, channels: int, size: int) -> None:
+        edge = self.edge(size)
+        room = size if self.random_location or self.position == "center" else size - self.margin
+        if edge > room:
+            raise UserError(
+                f"attack.init_args.size: a trigger of {edge} pixels "
+                f"(margin {self.margin}) is larger than the {size}x{size} image"
+            )
+
+    def mark(self, channels: int, size: int) -> Mark:
+        """The whole pattern and its place.
+
+        >>> Patch().mark(1, 32).place
+        (28, 28)
+        """
+        edge = self.edge(size)
+        return Mark(self._pattern(channels, edge), None if self.random_location else self._place(size))
+
+    def poison(
+        self, images: Tensor, labels: Tensor, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        n, channels, _, size = images.shape
+        edge = self.edge(size)
+        if self.random_location:
+            places = torch.randint(
+                size - edge + 1, (2, n), generator=rng, device=images.device
+            )
+            tops, lefts = places[0], places[1]
+        else:
+            tops, lefts = (
+                torch.full((n,), value, device=images.device) for value in self._place(size)
+            )
+        steps = torch.arange(edge, device=images.device)
+        rows = (tops[:, None] + steps)[:, None, :, None]
+        columns = (lefts[:, None] + steps)[:, None, None, :]
+        where = (
+            torch.arange(n, device=images.device)[:, None, None, None],
+            torch.arange(channels, device=images.device)[None, :, None, None],
+            rows,
+            columns,
+        )
+        pattern = self._pattern(channels, edge).to(images.device).float()
+        stamped = images.clone()
+        blend = torch.lerp(stamped[where].float(), pattern.expand(n, -1, -1, -1), self.opacity)
+        stamped[where] = blend.round().to(torch.uint8)
+        return stamped, labels.clone()
+
+    def _pattern(self, channels: int, edge: int) -> Tensor:
+        """uint8 [C, edge, edge], the same whatever the seed of the run."""
+        if self.pattern == "checkerboard":
+            steps = torch.arange(edge)
+            board = ((steps[:, None] + steps[None, :]) % 2 == 0).to(torch.uint8) * 255
+            return board.expand(channels, -1, -1).clone()
+        fixed = torch.Generator().manual_seed(20221018)
+        return torch.randint(2, (channels, edge, edge), generator=fixed).to(torch.uint8) * 255
+
+    def _place(self, size: int) -> tuple[int, int]:
+        edge = self.edge(size)
+        if self.position == "center":
+            return (size - edge) // 2, (size - edge) // 2
+        near, far = self.margin, size - edge - self.margin
+        vertical, horizontal = self.position.split("-")
+        return (far if vertical == "bottom" else near), (far if horizontal == "right" else near)

@@ -1,0 +1,85 @@
+"""Values of the vocabulary that are of the right type and still make no sense."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedgan.errors import UserError
+from fedgan.settings import Experiment
+
+
+def check_settings(settings: Experiment) -> None:
+    """Raises `UserError` for the first value out of range, naming its key, it, and what is allowed."""
+    federation, attack, training = settings.federation, settings.attack, settings.training
+    _at_least("seed", settings.seed, 0)
+    _at_least("federation.clients", federation.clients, 1)
+    _at_least("federation.rounds", federation.rounds, 1)
+    _at_least("federation.local_epochs", federation.local_epochs, 1)
+    _at_least("federation.local_steps", federation.local_steps, 1)
+    _within("federation.sample", federation.sample, 0, 1, open_below=True)
+    _within("federation.ema", federation.ema, 0, 1, open_above=True)
+    _at_least("data.size", settings.data.size, 1)
+    _above("partition.alpha", settings.partition.alpha, 0)
+    _at_least("partition.classes_per_client", settings.partition.classes_per_client, 1)
+    _at_least("partition.min_images", settings.partition.min_images, 1)
+    _at_least("training.batch_size", training.batch_size, 1)
+    _above("training.generator_lr", training.generator_lr, 0)
+    _above("training.discriminator_lr", training.discriminator_lr, 0)
+    for i, beta in enumerate(training.betas):
+        _within(f"training.betas[{i}]", beta, 0, 1, open_above=True)
+    _within("training.translate", training.translate, 0, 0.5)
+    _within("training.cutout", training.cutout, 0, 1)
+    _at_least("evaluate.every", settings.evaluate.every, 0)
+    _at_least("evaluate.samples", settings.evaluate.samples, 8)
+    _at_least("evaluate.watch_samples", settings.evaluate.watch_samples, 8)
+    _at_least("evaluate.batch_size", settings.evaluate.batch_size, 1)
+    _at_least("checkpoint.every", settings.checkpoint.every, 0)
+    _at_least("checkpoint.keep", settings.checkpoint.keep, 1)
+    _at_least("cluster.devices", settings.cluster.devices, 1)
+    _at_least("cluster.nodes", settings.cluster.nodes, 1)
+    _at_least("cluster.threads", settings.cluster.threads, 1)
+    _within("attack.poison_rate", attack.poison_rate, 0, 1)
+    _at_least("attack.from_round", attack.from_round, 1)
+    _at_least("attack.until_round", attack.until_round, attack.from_round)
+    if attack.name != "none" or attack.class_path is not None:
+        _check_attackers(attack.clients, federation.clients)
+
+
+def _check_attackers(attackers: list[int], clients: int) -> None:
+    for client in attackers:
+        if not 0 <= client < clients:
+            raise UserError(
+                f"attack.clients: there is no client {client}; clients are 0 to {clients - 1}"
+            )
+    if len(set(attackers)) != len(attackers):
+        raise UserError(f"attack.clients: {attackers} names a client twice")
+    if len(attackers) == clients:
+        raise UserError(
+            f"attack.clients: all {clients} clients are malicious; leave at least one benign"
+        )
+
+
+def _at_least(key: str, value: Any, least: int) -> None:
+    if value is not None and value < least:
+        raise UserError(f"{key}: {value} is too small; it must be at least {least}")
+
+
+def _above(key: str, value: float, bound: float) -> None:
+    if not value > bound:
+        raise UserError(f"{key}: {value} is too small; it must be above {bound}")
+
+
+def _within(
+    key: str,
+    value: float,
+    low: float,
+    high: float,
+    *,
+    open_below: bool = False,
+    open_above: bool = False,
+) -> None:
+    fits_below = value > low if open_below else value >= low
+    fits_above = value < high if open_above else value <= high
+    if not (fits_below and fits_above):
+        left, right = "(" if open_below else "[", ")" if open_above else "]"
+        raise UserError(f"{key}: {value} is not in {left}{low}, {high}{right}")

@@ -1,0 +1,214 @@
+"""The command line. Heavy imports wait until a command needs them, so that --help is quick."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedgan import __version__
+from fedgan.errors import UserError
+
+DESCRIPTION = "Federated GAN training for medical images, attacks on it and defences of it."
+TRAIN = """\
+Every key of the config can be set on the command line, as in
+  fedgan train configs/quickstart.yaml --federation.rounds=5 --attack.clients=[0,1]
+The keys, their types and defaults:
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code: 0; 2 for bad input; 130 after Ctrl-C."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("fedgan: %(message)s"))
+    logging.getLogger("fedgan").addHandler(handler)
+    try:
+        command, rest = _parser().parse_known_args(argv)
+        if rest and command.action is not _train:
+            raise UserError(f"unexpected argument '{rest[0]}'; see --help")
+        code: int = command.action(command, rest)
+        return code
+    except UserError as error:
+        return _fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES):
+            raise
+        return _fail(f"{error.filename or 'output'}: {error.strerror}")
+    except KeyboardInterrupt:
+        print("fedgan: interrupted", file=sys.stderr)
+        return 130
+    finally:
+        logging.getLogger("fedgan").removeHandler(handler)
+
+
+def _fail(message: str) -> int:
+    print(f"fedgan: error: {message}", file=sys.stderr)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("fedgan", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"fedgan {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train a federation", add_help=False)
+    train.add_argument("config", nargs="?", help="YAML file, or the name of one that ships")
+    train.add_argument("--overwrite", action="store_true", help="replace an existing run directory")
+    train.add_argument("--print_config", action="store_true", help="print all keys, do not train")
+    train.add_argument("-h", "--help", action="store_true")
+    train.set_defaults(action=_train, parser=train)
+
+    resume = commands.add_parser("resume", help="go on with a run from its newest checkpoint")
+    resume.add_argument("run_dir")
+    resume.set_defaults(action=_resume)
+
+    evaluate = commands.add_parser("evaluate", help="measure a run's generator again")
+    evaluate.add_argument("run_dir")
+    evaluate.add_argument("--checkpoint", help="a file; the newest one if not given")
+    evaluate.add_argument("--samples", type=int, help="images to generate")
+    evaluate.add_argument("--encoder", help="efficientnet-lite0, domain or inception")
+    evaluate.set_defaults(action=_evaluate)
+
+    components = commands.add_parser("components", help="what a config can choose from, by name")
+    components.set_defaults(action=_components)
+
+    data = commands.add_parser("data", help="list, look at or fetch data sets")
+    verbs = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    verbs.add_parser("list", help="what data.name can be").set_defaults(action=_data_list)
+    show = verbs.add_parser("show", help="write a labelled contact sheet, and who holds what")
+    show.set_defaults(action=_data_show)
+    fetch = verbs.add_parser("fetch", help="download or build a data set, and say where it is")
+    fetch.set_defaults(action=_data_fetch)
+    for verb in (show, fetch):
+        verb.add_argument("name", help="a config file, or what data.name can be")
+        verb.add_argument("--path", help="data.path")
+        verb.add_argument("--size", type=int, help="data.size")
+    show.add_argument("--out", default=".", help="folder for the pictures")
+    return parser
+
+
+def _train(command: argparse.Namespace, overrides: list[str]) -> int:
+    from fedgan import config
+
+    if command.help:
+        _train_help(command.parser)
+        return 0
+    if command.config is None:
+        raise UserError(f"train: which config? one that ships: {', '.join(config.shipped_configs())}")
+    experiment = config.read(command.config, overrides)
+    if command.print_config:
+        print(config.dump(experiment), end="")
+        return 0
+    from fedgan.experiment import run
+
+    run(experiment, overwrite=command.overwrite)
+    return 0
+
+
+def _train_help(parser: argparse.ArgumentParser) -> None:
+    from fedgan import config
+
+    print("usage: fedgan train CONFIG.yaml [--key=value ...] [--overwrite] [--print_config]\n")
+    print(TRAIN)
+    text = config.parser(prog="fedgan train").format_help()
+    print(text[text.index("--seed") - 2 :])
+
+
+def _resume(command: argparse.Namespace, rest: list[str]) -> int:
+    from fedgan.experiment import resume
+
+    resume(command.run_dir)
+    return 0
+
+
+def _evaluate(command: argparse.Namespace, rest: list[str]) -> int:
+    from rich.console import Console
+
+    from fedgan.experiment import evaluate
+    from fedgan.tracking.console import figures_table
+
+    result = evaluate(
+        command.run_dir,
+        checkpoint=command.checkpoint,
+        samples=command.samples,
+        encoder=command.encoder,
+    )
+    console = Console()
+    console.print(figures_table(result["figures"], result["final"]["encoder"]["name"]))
+    console.print(f"results   {Path(command.run_dir) / 'evaluation.json'}", soft_wrap=True)
+    return 0
+
+
+def _components(command: argparse.Namespace, rest: list[str]) -> int:
+    import inspect
+
+    from fedgan.components import available, describe
+    from fedgan.plan import rooms
+
+    for key, (room, base) in rooms().items():
+        print(key)
+        for name, cls in available(room, base).items():
+            print(f"  {name:20} {describe(cls)}")
+            for parameter in inspect.signature(cls).parameters.values():
+                default = "" if parameter.default is parameter.empty else f" = {parameter.default}"
+                print(f"  {'':20}   init_args.{parameter.name}{default}")
+    return 0
+
+
+def _data_list(command: argparse.Namespace, rest: list[str]) -> int:
+    from fedgan.data import list_sources
+
+    for name, line in list_sources():
+        print(f"{name:16} {line}")
+    return 0
+
+
+def _data_show(command: argparse.Namespace, rest: list[str]) -> int:
+    from fedgan.data.sheets import contact_sheet, partition_chart
+    from fedgan.plan import plan_data
+
+    settings = _data_settings(command)
+    out = Path(command.out)
+    if not out.is_dir():
+        raise UserError(f"--out: {out} is no folder")
+    dataset, _, table = plan_data(settings)
+    stem = dataset.name.replace("/", "-")
+    sheet, chart = out / f"{stem}.png", out / f"{stem}-clients.png"
+    contact_sheet(dataset, sheet, settings.seed)
+    partition_chart(table, dataset.classes, chart)
+    sizes = ", ".join(
+        f"{len(getattr(dataset, split))} {split}" for split in ("train", "val", "test")
+    )
+    print(f"{dataset.name}: {sizes}; {dataset.channels} x {dataset.size} x {dataset.size}")
+    print(sheet, chart, sep="\n")
+    return 0
+
+
+def _data_fetch(command: argparse.Namespace, rest: list[str]) -> int:
+    from fedgan.data import find_source
+
+    settings = _data_settings(command)
+    source = find_source(settings.data)
+    dataset = source.load(settings.data.path, settings.data.size, settings.seed)
+    print(f"{dataset.name}: {len(dataset.train)} training images of {dataset.size} pixels at hand")
+    return 0
+
+
+def _data_settings(command: argparse.Namespace) -> Any:
+    from fedgan import config
+
+    if command.name.endswith((".yaml", ".yml")):
+        settings = config.read(command.name)
+    else:
+        settings = config.from_dict({"data": {"name": command.name}})
+    settings.data.path = command.path or settings.data.path
+    settings.data.size = command.size or settings.data.size
+    return settings
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""Fabric: launching, the strategy that keeps clients apart, who lives where, and collectives."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
+from torch import Tensor, nn
+
+from fedgan.devices import resolve_accelerator
+from fedgan.errors import UserError
+from fedgan.settings import Cluster as Settings
+
+T = TypeVar("T")
+
+
+class FederatedStrategy(DDPStrategy):
+    """Gives the process group, devices, precision and collectives of DDP, and none of its coupling.
+
+    DDP would copy rank 0's weights into every client at set-up and average their gradients; clients
+    of a federation share nothing but what the server aggregates.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._backward_sync_control = None
+
+    def setup_module(self, module: nn.Module) -> nn.Module:  # type: ignore[override]
+        return module
+
+
+class Cluster:
+    """The processes of one run and what they can do together.
+
+    >>> Cluster(Settings(accelerator="cpu", devices=2)).launch(work)  # doctest: +SKIP
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        accelerator = resolve_accelerator(settings)
+        several = settings.devices * settings.nodes > 1
+        # fork starts two ranks in 0.1 s where popen takes 12, but CUDA does not survive a fork.
+        start = "fork" if accelerator == "cpu" and settings.nodes == 1 and several else "popen"
+        self.fabric = Fabric(
+            accelerator=accelerator,
+            devices=settings.devices,
+            num_nodes=settings.nodes,
+            strategy=FederatedStrategy(start_method=start),
+            precision=settings.precision,
+        )
+
+    def launch(self, function: Callable[..., T], *args: Any) -> T:
+        """Runs `function(cluster, *args)` on every rank and returns rank 0's answer.
+
+        Raises `UserError` when a rank did, whatever the rank.
+        """
+        if "MASTER_PORT" not in os.environ and self.settings.nodes == 1:
+            # Lightning draws a port at random without asking whether it is free.
+            os.environ["MASTER_PORT"] = str(_free_port())
+            os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        # Its greetings of every process are noise on a screen; its warnings stay.
+        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        try:
+            return self.fabric.launch(_start, self, function, *args)
+        except torch.multiprocessing.ProcessRaisedException as error:
+            last = str(error).strip().splitlines()[-1]
+            name = f"{UserError.__module__}.{UserError.__name__}: "
+            if last.startswith(name):
+                raise UserError(last.removeprefix(name)) from None
+            raise
+        finally:
+            os.environ.pop("MASTER_PORT", None)
+
+    @property
+    def device(self) -> torch.device:
+        return self.fabric.device
+
+    @property
+    def rank(self) -> int:
+        return self.fabric.global_rank
+
+    @property
+    def world(self) -> int:
+        return self.fabric.world_size
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank prints, logs and writes."""
+        return self.fabric.is_global_zero
+
+    def gather_rows(self, rows: Tensor, most: int) -> Tensor:
+        """All ranks' rows [m_r, width], m_r at most `most`: float64 [world * most, width].
+
+        Missing rows are filled with -1. One all-gather.
+        """
+        padded = torch.full((most, rows.shape[1]), -1.0, dtype=torch.float64, device=self.device)
+        padded[: len(rows)] = rows
+        gathered = [torch.empty_like(padded) for _ in range(self.world)]
+        dist.all_gather(gathered, padded)
+        return torch.cat(gathered)
+
+    def gather_objects(self, thing: T) -> list[T] | None:
+        """`thing` of every rank, on rank 0; None elsewhere. For checkpoints: tensors on the CPU."""
+        things: list[Any] | None = [None] * self.world if self.is_main else None
+        dist.gather_object(thing, things)
+        return things
+
+    def all_gather_objects(self, thing: T) -> list[T]:
+        """`thing` of every rank, on every rank, in order of rank. For small things on the CPU."""
+        things: list[Any] = [None] * self.world
+        dist.all_gather_object(things, thing)
+        return things
+
+    def barrier(self) -> None:
+        """Waits for all ranks."""
+        self.fabric.barrier()
+
+
+def _start(fabric: Fabric, cluster: Cluster, function: Callable[..., T], *args: Any) -> T:
+    settings = cluster.settings
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    torch.backends.cuda.matmul.allow_tf32 = settings.tf32
+    torch.backends.cudnn.allow_tf32 = settings.tf32
+    try:
+        return function(cluster, *args)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def place(sizes: Sequence[int], world: int) -> list[int]:
+    """The rank of each client: largest first, each to the rank with the least to do so far.
+
+    >>> place([10, 40, 10, 20], 2)
+    [1, 0, 1, 1]
+    """
+    load = [0] * world
+    owners = [0] * len(sizes)
+    for client in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        rank = min(range(world), key=lambda r: (load[r], r))
+        owners[client] = rank
+        load[rank] += sizes[client]
+    return owners
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

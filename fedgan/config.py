@@ -1,0 +1,203 @@
+"""YAML and command-line overrides to a typed `Experiment`, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from fedgan.errors import UserError, did_you_mean
+from fedgan.settings import Component, Experiment
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+FREE_FORM = "init_args"
+"""What only the component knows: checked against its own signature when it is built."""
+
+
+def parser(**kwargs: Any) -> ArgumentParser:
+    """A jsonargparse parser of the whole vocabulary, with a help text for every key."""
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    made = ArgumentParser(exit_on_error=False, **kwargs)
+    made.add_class_arguments(Experiment)
+    return made
+
+
+def from_dict(values: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "") -> Experiment:
+    """A typed experiment from nested values and overrides such as `--federation.rounds=5`.
+
+    Raises `UserError` for an unknown key (with the nearest known one) or a value of a wrong type;
+    `where` names the file in the message.
+    """
+    from jsonargparse import ArgumentError
+
+    prefix = f"{where}: " if where else ""
+    for key, value in _dotted(values):
+        _check_known(key, prefix, value)
+    for argument in overrides:
+        if not argument.startswith("--"):
+            raise UserError(f"unexpected argument '{argument}'; overrides are --key=value")
+        _check_known(argument.removeprefix("--").split("=", 1)[0], "--")
+    made = parser()
+    try:
+        parsed = made.parse_object(_without_stale_arguments(values, overrides))
+        parsed = made.parse_args(list(overrides), namespace=parsed)
+    except ArgumentError as error:
+        raise UserError(prefix + _plain_words(str(error))) from None
+    experiment = Experiment(**made.instantiate_classes(parsed).as_dict())
+    _refuse_nulls(experiment, prefix)
+    return experiment
+
+
+def read(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment in a YAML file.
+
+    A name that is no file is looked up among the configs that ship with fedgan, so that
+    `quickstart.yaml` works from any folder. Raises `UserError` as `from_dict` does, and for a file
+    that is missing or is not YAML.
+    """
+    found = locate(Path(path))
+    try:
+        values = yaml.safe_load(found.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a config is a mapping of keys, this is a {type(values).__name__}")
+    experiment = from_dict(values, overrides, str(path))
+    if experiment.run_dir is None:
+        experiment.run_dir = f"runs/{found.stem}"
+    folder = str(found.resolve().parent)
+    if folder not in experiment.python_path:
+        experiment.python_path.append(folder)
+    return experiment
+
+
+def locate(path: Path) -> Path:
+    """`path` itself, or the config of that name that ships with fedgan."""
+    if path.is_file():
+        return path
+    shipped = shipped_configs()
+    for name in (path.name, f"{path.name}.yaml"):
+        if name in shipped and str(path) in (name, path.name, f"configs/{name}"):
+            return shipped[name]
+    raise UserError(f"{path}: no such config{did_you_mean(path.name, shipped)}")
+
+
+@functools.cache
+def shipped_configs() -> dict[str, Path]:
+    """The configs that come with fedgan, by file name: in the wheel, or beside the package."""
+    package = Path(__file__).parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if folder.is_dir():
+            return {path.name: path for path in sorted(folder.glob("*.yaml"))}
+    return {}
+
+
+def dump(experiment: Experiment) -> str:
+    """The experiment as YAML, every key written out; `read` gives the same experiment back."""
+    plain = _plain(dataclasses.asdict(experiment))
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None)
+
+
+def _plain(value: Any) -> Any:
+    """Only what safe YAML knows: tuples become lists."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+@functools.cache
+def known_keys() -> frozenset[str]:
+    """Every dotted key of the vocabulary, groups included."""
+
+    def walk(cls: type[Any], prefix: str) -> list[str]:
+        keys = []
+        for item in dataclasses.fields(cls):
+            key = prefix + item.name
+            keys.append(key)
+            made = item.default_factory if item.default_factory is not dataclasses.MISSING else None
+            if dataclasses.is_dataclass(made):
+                keys += walk(made, f"{key}.")  # type: ignore[arg-type]
+            elif "dict[str, Any]" in str(item.type) and item.name != FREE_FORM:
+                keys += walk(Component, f"{key}.")
+        return keys
+
+    return frozenset(walk(Experiment, ""))
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    keys: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        keys.append((key, value))
+        if isinstance(value, Mapping) and name != FREE_FORM:
+            keys += _dotted(value, f"{key}.")
+    return keys
+
+
+def _check_known(key: str, prefix: str, value: Any = None) -> None:
+    base = re.sub(rf"\.{FREE_FORM}\..*$", f".{FREE_FORM}", key)
+    known = known_keys()
+    group, _, name = base.rpartition(".")
+    if base not in known:
+        siblings = {k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == group}
+        if siblings:
+            raise UserError(f"{prefix}{key}: unknown key{did_you_mean(name, siblings)}")
+        groups = {k for k in known if "." not in k}
+        raise UserError(f"{prefix}{key}: unknown key{did_you_mean(group, groups)}")
+    is_group = "." not in base and any(k.startswith(f"{base}.") for k in known)
+    if is_group and prefix != "--" and not isinstance(value, Mapping):
+        raise UserError(f"{prefix}{key}: holds keys of its own, not {value!r}")
+
+
+def _plain_words(text: str) -> str:
+    """jsonargparse's message on one line and without Python's names for types."""
+    line = " ".join(text.split()).replace('"', "").removeprefix("Parser key ")
+    line = re.sub(r"Expected an? (?:<class '(\w+)'>|typing\.Literal(\[.*?\]))", _expected, line)
+    return line.replace(". Got value: ", ", got ")
+
+
+def _expected(found: re.Match[str]) -> str:
+    return f"expected {found[1]}" if found[1] else f"expected one of {found[2]}"
+
+
+def _without_stale_arguments(
+    values: Mapping[str, Any], overrides: Sequence[str]
+) -> dict[str, Any]:
+    """`values` less the init_args of each component that an override replaces by another: those of
+    the one in the file mean nothing to the new one."""
+    fresh = dict(values)
+    for override in overrides:
+        found = re.fullmatch(r"--(\w+)\.(name|class_path)=(.*)", override)
+        if found and isinstance(fresh.get(found[1]), Mapping):
+            group = dict(fresh[found[1]])
+            if group.get(found[2]) != found[3]:
+                group.pop(FREE_FORM, None)
+                if found[2] == "name":
+                    group.pop("class_path", None)
+            fresh[found[1]] = group
+    return fresh
+
+
+def _refuse_nulls(part: Any, prefix: str, path: str = "") -> None:
+    """jsonargparse lets null through for any type."""
+    for item in dataclasses.fields(part):
+        key, value = f"{path}{item.name}", getattr(part, item.name)
+        if value is None and "Optional" not in str(item.type):
+            raise UserError(f"{prefix}{key}: null is not a value for {item.type}")
+        if dataclasses.is_dataclass(value):
+            _refuse_nulls(value, prefix, f"{key}.")

@@ -1,0 +1,62 @@
+"""Training images on the device: uint8, shared by all clients that live there, drawn by index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+class ClientImages:
+    """One client's part of the images on a device.
+
+    Holds an index into tensors that other clients share, so that many clients on one device cost
+    one copy of the data.
+
+    Args:
+        images: uint8 [N, C, H, W] on the device.
+        labels: int64 [N] or float [N, K] on the device.
+        index: int64 [n], which of them are this client's, on the device.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, index: Tensor) -> None:
+        self.images = images
+        self.labels = labels
+        self.index = index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def own(self) -> tuple[Tensor, Tensor]:
+        """A copy of this client's images and labels."""
+        return self.images[self.index], self.labels[self.index]
+
+    def batches(
+        self, batch_size: int, rng: torch.Generator, *, epochs: int, steps: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Mini-batches of one round: `epochs` shuffled passes, or `steps` batches if given.
+
+        All batches of a pass are whole: what is left over is left out of this pass, and the next
+        is shuffled anew. A client with fewer images than `batch_size` gives them all at once.
+        The order is drawn before the first batch, and nothing waits for the device.
+        """
+        size = min(batch_size, len(self))
+        per_pass = len(self) // size
+        passes = epochs if steps is None else -(-steps // per_pass)
+        order = torch.cat([self._shuffled(rng)[: per_pass * size] for _ in range(passes)])
+        for batch in order.split(size)[:steps]:
+            yield self.images[batch], self.labels[batch]
+
+    def _shuffled(self, rng: torch.Generator) -> Tensor:
+        order = torch.randperm(len(self), generator=rng, device=self.index.device)
+        return self.index[order]
+
+
+def steps_in_round(n_images: int, batch_size: int, epochs: int, steps: int | None) -> int:
+    """How many mini-batches `ClientImages.batches` gives.
+
+    >>> steps_in_round(1000, 64, 2, None), steps_in_round(10, 64, 1, None)
+    (30, 1)
+    """
+    return epochs * (n_images // min(batch_size, n_images)) if steps is None else steps

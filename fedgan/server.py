@@ -1,0 +1,64 @@
+"""The server: the global model and the moving average of its generator."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedgan.models.base import Generator
+from fedgan.updates import flatten, unflatten
+
+
+class Server:
+    """Holds the shared parameters as one vector [P], the generator's first.
+
+    Args:
+        generator: initialised, and already on the server's device.
+        discriminator: likewise where discriminators are shared, else None.
+        ema: decay per round of the moving average of the generator, in [0, 1).
+    """
+
+    def __init__(self, generator: Generator, discriminator: nn.Module | None, ema: float) -> None:
+        self.generator = generator.eval()
+        self.average = flatten(generator)
+        shared = [generator] if discriminator is None else [generator, discriminator]
+        self.parameters = flatten(*shared)
+        self.ema = ema
+        self.steps = 0
+
+    def step(self, aggregate: Tensor) -> None:
+        """Adds an aggregate update [P] to the global model and follows with the average.
+
+        The first rounds are averaged evenly (decay 1 - 1/t), so that nothing of the random
+        initialisation stays in the average.
+        """
+        self.parameters = self.parameters + aggregate
+        self.steps += 1
+        decay = min(self.ema, 1 - 1 / self.steps)
+        self.average = torch.lerp(self.parameters[: len(self.average)], self.average, decay)
+
+    def averaged_generator(self) -> Generator:
+        """The generator that is evaluated and shown: the moving average over rounds."""
+        unflatten(self.average, self.generator)
+        return self.generator
+
+    def generator_sha256(self) -> str:
+        """Hash of the bytes of the global generator's parameters (not of the average)."""
+        vector = self.parameters[: len(self.average)].cpu().contiguous()
+        return hashlib.sha256(vector.numpy().tobytes()).hexdigest()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "parameters": self.parameters.cpu(),
+            "average": self.average.cpu(),
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        device = self.parameters.device
+        self.parameters = state["parameters"].to(device)
+        self.average = state["average"].to(device)
+        self.steps = state["steps"]

@@ -1,0 +1,142 @@
+"""What happens in a run, told to whoever wants to know: on rank 0 only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fedgan.defenses.base import Verdict
+from fedgan.reports import Report
+from fedgan.settings import Experiment
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What is known before the first round."""
+
+    run_dir: Path
+    settings: Experiment
+    n_images: tuple[int, ...]
+    """Training images of each client."""
+    malicious: frozenset[int]
+    counts: list[list[int]]
+    """Images of each class that each client holds."""
+    classes: tuple[str, ...]
+    images_in_round: int
+    """Images that a round trains on if every client is drawn."""
+    first_round: int = 1
+    """1, or the round after the checkpoint that this run resumes."""
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One finished round. `verdict` speaks of the reports whose status is `ok`, in order."""
+
+    round: int
+    reports: list[Report]
+    verdict: Verdict
+    attackers: frozenset[int]
+    """Clients that poisoned in this round; known to the simulation, never to a defence."""
+    figures: dict[str, float]
+    seconds: float
+    images_per_second: float
+    samples: Tensor | None = None
+    """Generated images uint8 [rows, columns, C, H, W], a class a row, where the round was looked at."""
+
+    def scalars(self) -> dict[str, float]:
+        """The round's row of metrics.csv."""
+        row: dict[str, float] = {
+            "round": self.round,
+            "seconds": round(self.seconds, 3),
+            "images_per_second": round(self.images_per_second, 1),
+            "flagged": int(self.verdict.flagged.sum()),
+            "acted": int(self.verdict.acted),
+            "left_out": sum(report.status != "ok" for report in self.reports),
+        }
+        good = [report for report in self.reports if report.status == "ok"]
+        for loss in ("d_loss", "g_loss"):
+            if good:
+                row[loss] = sum(getattr(report, loss) for report in good) / len(good)
+        return row | self.figures
+
+    def client_rows(self) -> list[dict[str, Any]]:
+        """The round's rows of clients.csv, a client a row."""
+        rows, position = [], 0
+        for report in self.reports:
+            row: dict[str, Any] = {
+                "round": self.round,
+                "client": report.client,
+                "n_images": report.n_images,
+                "d_loss": report.d_loss,
+                "g_loss": report.g_loss,
+                "d_loss_last": report.d_loss_last,
+                "g_loss_last": report.g_loss_last,
+                "weight": 0.0,
+                "score": float("nan"),
+                "flagged": False,
+                "malicious": report.client in self.attackers,
+                "status": report.status,
+            }
+            if report.status == "ok":
+                row["weight"] = float(self.verdict.weights[position])
+                row["score"] = float(self.verdict.scores[position])
+                row["flagged"] = bool(self.verdict.flagged[position])
+                position += 1
+            rows.append(row)
+        return rows
+
+
+class Observer:
+    """Somebody who wants to know. Every method does nothing unless it is overridden."""
+
+    def on_start(self, info: RunInfo) -> None:
+        """The run directory stands, and the first round is about to begin."""
+
+    def on_client(self, round: int, client: int, images: int) -> None:
+        """A client on rank 0 has trained on `images` images."""
+
+    def on_encoded(self, images: int, total: int) -> None:
+        """`images` more of `total` generated images have been measured."""
+
+    def on_round(self, record: RoundRecord) -> None:
+        """A round is over."""
+
+    def on_end(self, summary: dict[str, Any]) -> None:
+        """The run is over; `summary` is what summary.json holds."""
+
+    def close(self) -> None:
+        """The run is over or has failed: flush and let go."""
+
+
+@dataclass
+class Observers(Observer):
+    """Several observers as one."""
+
+    members: list[Observer] = field(default_factory=list)
+
+    def on_start(self, info: RunInfo) -> None:
+        for member in self.members:
+            member.on_start(info)
+
+    def on_client(self, round: int, client: int, images: int) -> None:
+        for member in self.members:
+            member.on_client(round, client, images)
+
+    def on_encoded(self, images: int, total: int) -> None:
+        for member in self.members:
+            member.on_encoded(images, total)
+
+    def on_round(self, record: RoundRecord) -> None:
+        for member in self.members:
+            member.on_round(record)
+
+    def on_end(self, summary: dict[str, Any]) -> None:
+        for member in self.members:
+            member.on_end(summary)
+
+    def close(self) -> None:
+        for member in self.members:
+            member.close()

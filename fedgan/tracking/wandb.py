@@ -1,0 +1,120 @@
+"""Weights & Biases: offline unless told otherwise; never asks, never hangs, never ends a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import urllib.parse
+from dataclasses import asdict
+from typing import Any
+
+from fedgan.settings import Wandb
+from fedgan.tracking.base import Observer, RoundRecord, RunInfo
+from fedgan.tracking.pictures import sample_grid
+
+log = logging.getLogger(__name__)
+
+
+class WandbTracker(Observer):
+    """Logs config, per-round scalars, a table of clients and sample grids through Lightning's
+    WandbLogger. The first thing that goes wrong is told once, and W&B is left alone from then on."""
+
+    def __init__(self, settings: Wandb) -> None:
+        self.settings = settings
+        self._broken = False
+        self._rows: list[dict[str, Any]] = []
+
+    def on_start(self, info: RunInfo) -> None:
+        self._info = info
+        self._try(self._open)
+
+    def on_round(self, record: RoundRecord) -> None:
+        self._rows += record.client_rows()
+        self._try(lambda: self._log_round(record))
+
+    def on_end(self, summary: dict[str, Any]) -> None:
+        self._try(lambda: self._log_end(summary))
+
+    def close(self) -> None:
+        self._try(self._finish)
+
+    def _try(self, action: Any) -> None:
+        if self._broken:
+            return
+        try:
+            action()
+        except Exception as error:  # whatever W&B raises, the training goes on
+            self._broken = True
+            log.warning("W&B is left out from here on: %s: %s", type(error).__name__, error)
+
+    def _open(self) -> None:
+        import wandb
+        from lightning.pytorch.loggers import WandbLogger
+
+        mode = self._reachable_mode()
+        info, settings = self._info, self.settings
+        self._logger = WandbLogger(
+            name=settings.name or info.run_dir.name,
+            save_dir=info.run_dir,
+            project=settings.project,
+            entity=settings.entity,
+            offline=mode == "offline",
+            mode=mode,
+            settings=wandb.Settings(silent=True, init_timeout=30, console="off"),
+        )
+        run = self._logger.experiment
+        run.define_metric("round")
+        run.define_metric("*", step_metric="round")
+        self._logger.log_hyperparams(asdict(info.settings))
+        table = wandb.Table(["client", "malicious", "images", *info.classes])
+        for client, counts in enumerate(info.counts):
+            table.add_data(client, client in info.malicious, info.n_images[client], *counts)
+        run.log({"clients": table})
+
+    def _reachable_mode(self) -> str:
+        """`online` only where there is a key and the server answers; else `offline`, with a word."""
+        import wandb
+
+        mode = self.settings.mode
+        if mode != "online":
+            return mode
+        if not wandb.api.api_key:
+            log.warning("W&B: no API key (wandb login, or WANDB_API_KEY); logging offline instead")
+            return "offline"
+        url = urllib.parse.urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+        port = url.port or (443 if url.scheme == "https" else 80)
+        try:
+            # wandb.init itself would wait for minutes on a host that is out of reach.
+            socket.create_connection((url.hostname or "", port), timeout=5).close()
+        except OSError as error:
+            log.warning("W&B: %s is out of reach (%s); logging offline instead", url.hostname, error)
+            return "offline"
+        return "online"
+
+    def _log_round(self, record: RoundRecord) -> None:
+        import wandb
+
+        values: dict[str, Any] = dict(record.scalars())
+        for row in record.client_rows():
+            for key in ("d_loss", "g_loss", "weight", "score"):
+                values[f"{key}/client {row['client']}"] = row[key]
+        if record.samples is not None:
+            picture = sample_grid(record.samples, self._info.classes)
+            values["samples"] = wandb.Image(picture, caption=f"round {record.round}")
+        self._logger.experiment.log(values)
+
+    def _log_end(self, summary: dict[str, Any]) -> None:
+        import wandb
+
+        run = self._logger.experiment
+        if self._rows:
+            columns = list(self._rows[0])
+            data = [[row[column] for column in columns] for row in self._rows]
+            run.log({"client rounds": wandb.Table(columns, data)})
+        run.summary.update(summary["figures"])
+        run.summary["generator_sha256"] = summary["generator_sha256"]
+
+    def _finish(self) -> None:
+        if hasattr(self, "_logger"):
+            self._logger.experiment.finish()

@@ -63,7 +63,7 @@ def examiner(
 
 
 def trigger_presence(plan: Plan, device: torch.device) -> TriggerPresence | None:
-    """The matched filter for the attack's trigger, calibrated on real images; None if it has none."""
+    """The matched filter for the attack's trigger, calibrated on real images, if it has one."""
     mark = plan.attack.mark(plan.shape.channels, plan.shape.size)
     if mark is None:
         return None
@@ -72,7 +72,9 @@ def trigger_presence(plan: Plan, device: torch.device) -> TriggerPresence | None
     chosen = torch.randperm(len(train), generator=rng)[:CALIBRATION]
     clean = train.images[chosen]
     stamped, _ = plan.attack.poison(clean, train.labels[chosen], rng)
-    return TriggerPresence(mark.pattern.to(device), mark.place, clean.to(device), stamped.to(device))
+    return TriggerPresence(
+        mark.pattern.to(device), mark.place, clean.to(device), stamped.to(device)
+    )
 
 
 def networks(plan: Plan) -> tuple[Generator, nn.Module]:
@@ -132,7 +134,6 @@ def local_client(
 ) -> LocalClient:
     """One client on this rank: its own copies of the networks, its share of the `train` images."""
     settings, device = plan.settings, cluster.device
-    flip = settings.training.flip
     gan = ClientGAN(
         number,
         copy.deepcopy(generator),
@@ -140,18 +141,33 @@ def local_client(
         plan.loss,
         settings.training,
         share_discriminator=settings.federation.share == "both",
-        flip=plan.dataset.flip if flip is None else flip,
         channels_last=settings.cluster.channels_last,
     )
     gan.set_up(cluster.fabric)
+    flip = plan.dataset.flip if settings.training.flip is None else settings.training.flip
     part = torch.from_numpy(plan.parts[number]).to(device)
-    clean = ClientImages(train.images, train.labels, part)
+    clean = ClientImages(train.images, train.labels, part, flip=flip)
     if number not in plan.schedule.clients:
         return LocalClient(gan, clean)
-    rng = torch_generator(settings.seed, "poison", number, device=device)
-    poisoned = poison_share(plan.attack, *clean.own(), settings.attack.poison_rate, rng)
+    return LocalClient(gan, clean, poisoned_images(plan, number, clean))
+
+
+def poisoned_images(plan: Plan, number: int, clean: ClientImages) -> ClientImages:
+    """What a malicious client trains on while it attacks: a copy of its images, some poisoned.
+
+    Its images are mirrored before they are poisoned, so that the trigger stays in its place.
+    """
+    device, rate = clean.index.device, plan.settings.attack.poison_rate
+    images, labels = clean.own()
+
+    def poison(images: Tensor) -> tuple[Tensor, Tensor]:
+        rng = torch_generator(plan.settings.seed, "poison", number, device=device)
+        return poison_share(plan.attack, images, labels, rate, rng)
+
+    poisoned, labels_too = poison(images)
+    mirrored = poison(images.flip(-1))[0] if clean.flip else None
     everything = torch.arange(len(clean), device=device)
-    return LocalClient(gan, clean, ClientImages(*poisoned, everything))
+    return ClientImages(poisoned, labels_too, everything, flip=clean.flip, mirrored=mirrored)
 
 
 def grid_latents(

@@ -51,7 +51,7 @@ class Checkpoints:
         for path in reversed(self.all()):
             try:
                 return path, load(path), damaged
-            except UserError as error:
+            except UserError as error:  # noqa: PERF203
                 damaged.append(str(error))
         if damaged:
             raise UserError("; ".join(damaged))

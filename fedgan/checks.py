@@ -9,7 +9,7 @@ from fedgan.settings import Experiment
 
 
 def check_settings(settings: Experiment) -> None:
-    """Raises `UserError` for the first value out of range, naming its key, it, and what is allowed."""
+    """Raises `UserError` for the first value out of range: its key, it, and what is allowed."""
     federation, attack, training = settings.federation, settings.attack, settings.training
     _at_least("seed", settings.seed, 0)
     _at_least("federation.clients", federation.clients, 1)

@@ -98,7 +98,9 @@ def _train(command: argparse.Namespace, overrides: list[str]) -> int:
         _train_help(command.parser)
         return 0
     if command.config is None:
-        raise UserError(f"train: which config? one that ships: {', '.join(config.shipped_configs())}")
+        raise UserError(
+            f"train: which config? one that ships: {', '.join(config.shipped_configs())}"
+        )
     experiment = config.read(command.config, overrides)
     if command.print_config:
         print(config.dump(experiment), end="")
@@ -168,6 +170,8 @@ def _data_list(command: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _data_show(command: argparse.Namespace, rest: list[str]) -> int:
+    import numpy as np
+
     from fedgan.data.sheets import contact_sheet, partition_chart
     from fedgan.plan import plan_data
 
@@ -179,7 +183,7 @@ def _data_show(command: argparse.Namespace, rest: list[str]) -> int:
     stem = dataset.name.replace("/", "-")
     sheet, chart = out / f"{stem}.png", out / f"{stem}-clients.png"
     contact_sheet(dataset, sheet, settings.seed)
-    partition_chart(table, dataset.classes, chart)
+    partition_chart(np.array(table), dataset.classes, chart)
     sizes = ", ".join(
         f"{len(getattr(dataset, split))} {split}" for split in ("train", "val", "test")
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from lightning import LightningModule
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from fedgan.data.augment import cutout, mirror, translate
+from fedgan.data.augment import cutout, translate
 from fedgan.images import to_float
 from fedgan.models.base import AdversarialLoss, Generator
 from fedgan.reports import pack
@@ -30,7 +31,6 @@ class ClientGAN(LightningModule):
         loss: the game the two play.
         training: learning rates and augmentation.
         share_discriminator: whether the discriminator travels with the generator.
-        flip: whether real images are mirrored at random.
         channels_last: memory format of networks and images.
     """
 
@@ -43,7 +43,6 @@ class ClientGAN(LightningModule):
         training: Training,
         *,
         share_discriminator: bool,
-        flip: bool = False,
         channels_last: bool = False,
     ) -> None:
         super().__init__()
@@ -53,7 +52,6 @@ class ClientGAN(LightningModule):
         self.discriminator = discriminator
         self.loss = loss
         self.training_settings = training
-        self.flip = flip
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.steps = 0
         self._shared: list[nn.Module] = [generator]
@@ -90,22 +88,24 @@ class ClientGAN(LightningModule):
         self.train()
         sums = torch.zeros(2, device=self.device)
         last = sums
-        count = 0
-        for count, batch in enumerate(batches, 1):
+        before = self.steps
+        for batch in batches:
             last = self.training_step(batch, self.steps)
             sums = sums + last
             self.steps += 1
         update = flatten(*self._shared) - parameters
-        return update, pack(self.number, n_images, torch.cat([sums / max(count, 1), last]), update)
+        means = sums / (self.steps - before)
+        return update, pack(self.number, n_images, torch.cat([means, last]), update)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One discriminator step and one generator step on uint8 images [B, C, H, W].
 
-        Returns d_loss and g_loss [2], detached and without the penalty; nothing waits for the device.
+        Returns d_loss and g_loss [2], detached and without the penalty, and does not wait for the
+        device.
         """
         images, labels = batch
         real = to_float(images).contiguous(memory_format=self.memory_format)
-        real = self._augment(mirror(real, self._rng) if self.flip else real)
+        real = self._augment(real)
         every = self.loss.penalty_every(self.device)
         d_loss = self._discriminator_step(real, labels, every if batch_idx % every == 0 else 0)
         g_loss = self._generator_step(real, labels)
@@ -113,7 +113,7 @@ class ClientGAN(LightningModule):
 
     def _discriminator_step(self, real: Tensor, labels: Tensor, penalty_weight: int) -> Tensor:
         _, optimizer = self._optimizers()
-        with self.fabric.autocast():
+        with self._autocast():
             with torch.no_grad():
                 fake = self._augment(self._generate(labels))
             logits = self.discriminator(torch.cat([real, fake]), torch.cat([labels, labels]))
@@ -129,7 +129,7 @@ class ClientGAN(LightningModule):
     def _generator_step(self, real: Tensor, labels: Tensor) -> Tensor:
         optimizer, _ = self._optimizers()
         self.discriminator.requires_grad_(False)
-        with self.fabric.autocast():
+        with self._autocast():
             logits = self.discriminator(self._augment(self._generate(labels)), labels).float()
             reference = logits
             if self.loss.uses_real_in_generator_step:
@@ -156,6 +156,12 @@ class ClientGAN(LightningModule):
         if settings.cutout:
             images = cutout(images, settings.cutout, self._rng)
         return images
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        # Fabric applies its precision to a wrapped module's forward only, and this one is not
+        # called through a wrapper.
+        assert self.fabric is not None
+        return self.fabric.autocast()
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers = self.optimizers()

@@ -69,7 +69,8 @@ class Cluster:
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         try:
-            return self.fabric.launch(_start, self, function, *args)
+            answer: T = self.fabric.launch(_start, self, function, *args)  # type: ignore[arg-type]
+            return answer
         except torch.multiprocessing.ProcessRaisedException as error:
             last = str(error).strip().splitlines()[-1]
             name = f"{UserError.__module__}.{UserError.__name__}: "

@@ -56,7 +56,9 @@ def find(key: str, choice: Component, room: str, base: type[T]) -> type[T]:
         return _from_class_path(f"{key}.class_path", choice.class_path, base)
     known = available(room, base)
     if choice.name not in known:
-        raise UserError(f"{key}.name: unknown '{choice.name}'{did_you_mean(str(choice.name), known)}")
+        raise UserError(
+            f"{key}.name: unknown '{choice.name}'{did_you_mean(str(choice.name), known)}"
+        )
     return known[choice.name]
 
 

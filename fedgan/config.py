@@ -31,7 +31,9 @@ def parser(**kwargs: Any) -> ArgumentParser:
     return made
 
 
-def from_dict(values: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "") -> Experiment:
+def from_dict(
+    values: Mapping[str, Any], overrides: Sequence[str] = (), where: str = ""
+) -> Experiment:
     """A typed experiment from nested values and overrides such as `--federation.rounds=5`.
 
     Raises `UserError` for an unknown key (with the nearest known one) or a value of a wrong type;
@@ -175,9 +177,7 @@ def _expected(found: re.Match[str]) -> str:
     return f"expected {found[1]}" if found[1] else f"expected one of {found[2]}"
 
 
-def _without_stale_arguments(
-    values: Mapping[str, Any], overrides: Sequence[str]
-) -> dict[str, Any]:
+def _without_stale_arguments(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """`values` less the init_args of each component that an override replaces by another: those of
     the one in the file mean nothing to the new one."""
     fresh = dict(values)

@@ -21,15 +21,13 @@ Tick = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Latents:
-    """Fixed input of a generator, the same in every look: latents [n, Z] and labels, on a device."""
+    """Fixed input of a generator, the same in every look: latents [n, Z] and labels."""
 
     latents: Tensor
     labels: Tensor
 
     @classmethod
-    def draw(
-        cls, n: int, dim: int, labels: Tensor, seed: int, device: torch.device
-    ) -> Latents:
+    def draw(cls, n: int, dim: int, labels: Tensor, seed: int, device: torch.device) -> Latents:
         """n latents, with labels drawn from those of the training images, so that generated and
         real images have the same mix of classes."""
         rng = torch_generator(seed, "evaluation latents")

@@ -155,7 +155,7 @@ def _examine(cluster: Cluster, plan: Plan, state: State) -> dict[str, Any]:
     return {
         "round": state["round"],
         "figures": figures,
-        "final": final.settings(),
+        "final": final.fidelity.settings(),
         "generator_sha256": server.generator_sha256(),
     }
 

@@ -26,7 +26,7 @@ from fedgan.updates import UpdateMatrix
 
 @dataclass
 class LocalClient:
-    """A client that lives on this rank: its GAN, its images, and the poisoned ones if it attacks."""
+    """A client on this rank: its GAN, its images, and the poisoned ones if it attacks."""
 
     gan: ClientGAN
     clean: ClientImages
@@ -129,9 +129,7 @@ class Federation:
                 update, report = self._train_client(number, round)
                 updates.append(update)
                 reports.append(report)
-                self.observer.on_client(
-                    round, number, self.steps(number) * self.batch_size(number)
-                )
+                self.observer.on_client(round, number, self.steps(number) * self.batch_size(number))
         device = self.cluster.device
         owners = [self.owners[client] for client in sampled]
         most = max(owners.count(rank) for rank in range(self.cluster.world))

@@ -136,7 +136,7 @@ def _component(key: str, choice: Component) -> Any:
 
 
 def _acquire(dataset: Dataset, source: Source, parts: list[np.ndarray], seed: int) -> Dataset:
-    """The data set with each client's training images as its own equipment would have taken them."""
+    """The data set with each client's training images as its own equipment takes them."""
     images = dataset.train.images.clone()
     for client, part in enumerate(parts):
         index = torch.from_numpy(part)

@@ -51,7 +51,7 @@ class Partition:
     """Who holds which training images."""
 
     name: Literal["iid", "dirichlet", "shards", "quantity"] = "iid"
-    """iid; dirichlet (skewed labels); shards (few classes each); quantity (sizes by a power law)."""
+    """iid; dirichlet (skewed labels); shards (few classes each); quantity (power law of sizes)."""
     alpha: float = 0.5
     """dirichlet: concentration (small is skewed); quantity: exponent of the power law."""
     classes_per_client: int = 2
@@ -81,7 +81,7 @@ class Federation:
     keep_optimizer: bool = True
     """Keep a client's Adam moments between rounds; false resets them at every round."""
     ema: float = 0.7
-    """Decay per round of the server's moving average of the generator, in [0, 1); 0 switches it off."""
+    """Decay per round of the server's moving average of the generator, in [0, 1); 0 is none."""
 
     def clients_in_round(self) -> int:
         """How many clients are drawn in each round; at least one."""
@@ -157,8 +157,8 @@ class Evaluate:
     samples: int = 1000
     """Images generated for the final figures (and half of the real images they need)."""
     encoder: Union[str, dict[str, Any]] = "efficientnet-lite0"
-    """Encoder of the final figures: efficientnet-lite0, domain or inception; or a mapping of name or
-    class_path, and init_args."""
+    """Encoder of the final figures: efficientnet-lite0, domain or inception; or a mapping of name
+    or class_path, and init_args."""
     watch_samples: int = 500
     """Images generated for the figures on the way."""
     watch_encoder: Union[str, dict[str, Any]] = "domain"
@@ -228,7 +228,7 @@ class Experiment:
     run_dir: Optional[str] = None
     """Where results go; null takes runs/ and the config file's name."""
     python_path: list[str] = field(default_factory=list)
-    """Folders in which class paths are looked up; the config's own and the working folder are added."""
+    """Folders in which class paths are looked up; the config's own and the working one too."""
     data: Data = field(default_factory=Data)
     partition: Partition = field(default_factory=Partition)
     federation: Federation = field(default_factory=Federation)

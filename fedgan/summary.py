@@ -60,9 +60,7 @@ def summarise(
         "attack": settings.attack.class_path or settings.attack.name,
         "defense": settings.defense.class_path or settings.defense.name,
         "detection": detection(rows),
-        "clients": [
-            _client(number, rows, info, fair[number]) for number in range(len(plan.parts))
-        ],
+        "clients": [_client(number, rows, info, fair[number]) for number in range(len(plan.parts))],
         "notes": list(_notes(plan, federation)),
         "rounds": federation.done,
         "seconds": round(before + time.perf_counter() - started, 1),

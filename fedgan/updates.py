@@ -2,10 +2,9 @@
 
 Each rank holds the rows of the clients that live on it. A rule that needs all clients sees column
 shards: an all-to-all hands every rank all n values of its P / world columns, the rule is applied
-there, and the joined result is all-gathered. No rank holds n x P (but the only one of a world of 1),
-and since every column is computed by the same operations wherever it lies, the result is the same
-bytes for any number of ranks. A plain all-reduce would move as little, but sums in an order that
-depends on who holds what.
+there, and the joined result is all-gathered. No rank holds n x P unless it is the only one, and
+since every column is computed by the same operations wherever it lies, the result is the same bytes
+for any number of ranks. A plain all-reduce sums in an order that depends on who holds what.
 """
 
 from __future__ import annotations
@@ -113,11 +112,11 @@ class UpdateMatrix:
         outgoing = padded.view(len(self.rows), world, width).transpose(0, 1).contiguous()
         counts = [sum(owner == rank for owner in self.owners) for rank in range(world)]
         incoming = outgoing.new_empty(len(self), width)
-        dist.all_to_all_single(
-            incoming, outgoing.view(-1, width), counts, [len(self.rows)] * world
-        )
+        dist.all_to_all_single(incoming, outgoing.view(-1, width), counts, [len(self.rows)] * world)
         # Rows arrive by rank, and by client within a rank.
-        arrived = [client for rank in range(world) for client, owner in self._pairs() if owner == rank]
+        arrived = [
+            client for rank in range(world) for client, owner in self._pairs() if owner == rank
+        ]
         order = [arrived.index(client) for client in self.clients]
         return incoming if order == list(range(len(order))) else incoming[order]
 

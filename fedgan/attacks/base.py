@@ -1,4 +1,4 @@
-"""What an attack is: a client that does something to its images, and leaves a mark one can look for."""
+"""What an attack is: something done to a client's images, which leaves a mark to look for."""
 
 from __future__ import annotations
 
@@ -31,12 +31,10 @@ class Attack(ABC):
         """Raises `UserError` where the attack does not fit images of this shape."""
 
     @abstractmethod
-    def poison(
-        self, images: Tensor, labels: Tensor, rng: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Poisoned copies of uint8 images [n, C, H, W] and their labels; the inputs stay as they are.
+    def poison(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Poisoned copies of uint8 images [n, C, H, W] and of their labels.
 
-        `rng` is a generator on the images' device.
+        The inputs stay as they are. `rng` is a generator on the images' device.
         """
 
     @abstractmethod
@@ -52,9 +50,7 @@ class NoAttack(Attack):
     def check(self, channels: int, size: int) -> None:
         return None
 
-    def poison(
-        self, images: Tensor, labels: Tensor, rng: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def poison(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         return images.clone(), labels.clone()
 
     def mark(self, channels: int, size: int) -> Mark | None:

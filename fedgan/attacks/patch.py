@@ -91,17 +91,15 @@ class Patch(Attack):
         (28, 28)
         """
         edge = self.edge(size)
-        return Mark(self._pattern(channels, edge), None if self.random_location else self._place(size))
+        return Mark(
+            self._pattern(channels, edge), None if self.random_location else self._place(size)
+        )
 
-    def poison(
-        self, images: Tensor, labels: Tensor, rng: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def poison(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         n, channels, _, size = images.shape
         edge = self.edge(size)
         if self.random_location:
-            places = torch.randint(
-                size - edge + 1, (2, n), generator=rng, device=images.device
-            )
+            places = torch.randint(size - edge + 1, (2, n), generator=rng, device=images.device)
             tops, lefts = places[0], places[1]
         else:
             tops, lefts = (

@@ -33,3 +33,21 @@ def find_source(choice: settings.Data) -> Source:
         found = ", ".join(choice.init_args)
         raise UserError(f"data.init_args: {found}; {flag} takes none")
     return MedMNIST(flag=flag)
+
+
+def list_sources() -> list[tuple[str, str]]:
+    """What `data.name` can be: names and a line on each, the MedMNIST flags last."""
+    from fedgan.data.medmnist import SIZES, flags
+
+    room = components.available(__name__, Source)
+    own = [(name, components.describe(cls)) for name, cls in room.items() if name != "medmnist"]
+    sizes = ", ".join(map(str, SIZES))
+    official = []
+    for flag, info in flags().items():
+        channels = "RGB" if info["n_channels"] == 3 else "gray"
+        counts = "/".join(str(info["n_samples"][split]) for split in ("train", "val", "test"))
+        facts = (
+            f"{len(info['label'])} classes, {info['task']}, {channels}, {counts}; {sizes} pixels"
+        )
+        official.append((flag, facts))
+    return own + official

@@ -56,7 +56,12 @@ def _hole(n: int, length: int, share: float, generator: torch.Generator) -> Tens
     return (place >= start) & (place < start + edge)
 
 
-def mirror(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Swaps left and right in half of the images, drawn at random."""
+def mirror(images: Tensor, generator: torch.Generator, mirrored: Tensor | None = None) -> Tensor:
+    """Swaps left and right in half of the images, drawn at random.
+
+    `mirrored` are the swapped images where they are not just `images.flip(-1)`: an attacker's
+    trigger stays in its corner. Takes images of any type.
+    """
     coin = torch.rand(len(images), device=generator.device, generator=generator) < 0.5
-    return torch.where(coin[:, None, None, None], images.flip(-1), images)
+    other = images.flip(-1) if mirrored is None else mirrored
+    return torch.where(coin[:, None, None, None], other, images)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fedgan.data.augment import mirror
+
 
 class ClientImages:
     """One client's part of the images on a device.
@@ -18,12 +20,25 @@ class ClientImages:
         images: uint8 [N, C, H, W] on the device.
         labels: int64 [N] or float [N, K] on the device.
         index: int64 [n], which of them are this client's, on the device.
+        flip: whether half of the images drawn are mirrored.
+        mirrored: what an image looks like mirrored, uint8 like `images`, where that is not just its
+            flip: the attacker stamps its trigger after mirroring.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, index: Tensor) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        index: Tensor,
+        *,
+        flip: bool = False,
+        mirrored: Tensor | None = None,
+    ) -> None:
         self.images = images
         self.labels = labels
         self.index = index
+        self.flip = flip
+        self.mirrored = mirrored
 
     def __len__(self) -> int:
         return len(self.index)
@@ -46,7 +61,11 @@ class ClientImages:
         passes = epochs if steps is None else -(-steps // per_pass)
         order = torch.cat([self._shuffled(rng)[: per_pass * size] for _ in range(passes)])
         for batch in order.split(size)[:steps]:
-            yield self.images[batch], self.labels[batch]
+            images = self.images[batch]
+            if self.flip:
+                other = None if self.mirrored is None else self.mirrored[batch]
+                images = mirror(images, rng, other)
+            yield images, self.labels[batch]
 
     def _shuffled(self, rng: torch.Generator) -> Tensor:
         order = torch.randperm(len(self), generator=rng, device=self.index.device)

@@ -43,6 +43,7 @@ class Defense(ABC):
 
     def check(self, clients: int) -> None:
         """Raises `UserError` where the rule cannot work with this many clients in a round."""
+        return
 
     @abstractmethod
     def __call__(self, updates: UpdateMatrix, reports: Sequence[Report], round: int) -> Verdict:
@@ -55,3 +56,4 @@ class Defense(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Puts back what `state_dict` gave."""
+        return

@@ -96,7 +96,10 @@ class FedDetect(Defense):
         )
         weights = updates.weights * torch.exp(log_trust - log_trust.max())
         return Verdict(
-            weights / weights.sum(), torch.from_numpy(scores), torch.from_numpy(flagged), bool(acted)
+            weights / weights.sum(),
+            torch.from_numpy(scores),
+            torch.from_numpy(flagged),
+            bool(acted),
         )
 
     def detect(self, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -21,7 +21,9 @@ def digest(*parts: Tensor | str | int) -> str:
     for part in parts:
         if isinstance(part, Tensor):
             hashed.update(f"{part.dtype}{tuple(part.shape)}|".encode())
-            for block in part.split(4096):  # so that a GPU's images are not copied all at once
+            for block in torch.split(
+                part, 4096
+            ):  # so that a GPU's images are not copied all at once
                 hashed.update(block.contiguous().cpu().numpy().tobytes())
         else:
             hashed.update(f"{part!r}|".encode())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -53,7 +52,6 @@ def to_rgb(images: Tensor) -> Tensor:
     return images.expand(-1, 3, -1, -1)
 
 
-def in_chunks(images: Tensor, size: int) -> Sequence[Tensor]:
+def in_chunks(images: Tensor, size: int) -> tuple[Tensor, ...]:
     """Images in chunks of `size` on a CPU, whose caches they should fit; all at once elsewhere."""
-    chunks: Sequence[Tensor] = images.split(size if images.device.type == "cpu" else len(images))
-    return chunks
+    return torch.split(images, size if images.device.type == "cpu" else len(images))

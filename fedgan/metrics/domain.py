@@ -31,11 +31,14 @@ class Domain(Encoder):
     """A small CNN classifier fitted to the real train split in seconds, 96 features.
 
     A strided convolution brings any size from 28 to 224 to about 32 x 32, three stages halve that
-    to 4 x 4, and the global average is the feature vector [n, 96]; logits are the K classes'. It is
-    fitted by cross entropy (binary, for multi-label labels) with Adam for a fixed number of `steps`
-    of 64 images, so a large data set costs what a small one does. It is always fitted on the CPU:
-    the same images, seed and number of threads then give the same bytes, wherever it is used later.
-    Weights are cached under a hash of all that made them.
+    to 4 x 4, and the global average is the feature vector [n, 96]; logits are the K classes'.
+    Activations are bounded (ReLU6), so that a generator's noise, which no real image prepared it
+    for, gives a large distance and not an absurd one.
+
+    It is fitted by cross entropy (binary, for multi-label labels) with Adam for a fixed number of
+    `steps` of 64 images, so a large data set costs what a small one does. It is always fitted on
+    the CPU: the same images, seed and number of threads then give the same bytes, wherever it is
+    used later. Weights are cached under a hash of all that made them.
 
     Distances of one data set's `domain` encoder say nothing beside those of another's.
 
@@ -60,11 +63,11 @@ class Domain(Encoder):
 
     def prepare(self, train: Tensor, labels: Tensor, classes: int, seed: int) -> None:
         self.seed = seed
-        settings = f"{WIDTHS} {BATCH} {LEARNING_RATE} {self.steps} {classes} {torch.__version__}"
-        key = digest(train, labels, seed, settings)
-        self._fingerprint = f"{self.name}-{key}"
         with own_randomness(derive(seed, self.name, "weights")):
             self._network = network(train.shape[1], max(train.shape[2:]), classes)
+        settings = f"{self._network} {BATCH} {LEARNING_RATE} {self.steps} {torch.__version__}"
+        key = digest(train, labels, seed, settings)
+        self._fingerprint = f"{self.name}-{key}"
         path = cache_dir(self.name) / f"{key}.pt"
         if not self._load(path):
             self._fit(train, labels.cpu(), seed)
@@ -111,7 +114,7 @@ class Domain(Encoder):
             images = to_float(train[picked.to(train.device)].cpu())
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * _cosine(step / self.steps)
             optimizer.zero_grad()
-            _loss(self._network(images), labels[picked]).backward()
+            torch.autograd.backward(_loss(self._network(images), labels[picked]))
             optimizer.step()
 
     def _accuracy(self, train: Tensor, labels: Tensor, seed: int) -> float:
@@ -133,13 +136,13 @@ def network(channels: int, size: int, classes: int) -> nn.Sequential:
     layers: list[nn.Module] = [
         nn.Conv2d(channels, WIDTHS[0], max(3, stride), stride, padding=1, bias=False),
         nn.BatchNorm2d(WIDTHS[0]),
-        nn.ReLU(inplace=True),
+        nn.ReLU6(inplace=True),
     ]
     for before, width in pairwise(WIDTHS):
         layers += [
             nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
+            nn.ReLU6(inplace=True),
         ]
     trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     classifier = nn.Sequential(trunk, nn.Linear(WIDTHS[-1], classes))

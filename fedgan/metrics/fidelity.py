@@ -85,7 +85,7 @@ class Fidelity:
             len(images), generator=torch_generator(seed, "fidelity", "halves")
         ).to(images.device)
         features, logits = self._real(images[order[: 2 * self.samples]])
-        self._a, b = features.split(self.samples)
+        self._a, b = torch.split(features, self.samples)
         self._floors = {
             f"{self.distance}_floor": frechet(self._a, b),
             f"{self._kernel}_floor": self._kernel_distance(b),
@@ -214,7 +214,7 @@ def encode(encoder: Encoder, images: Tensor, batch_size: int) -> tuple[Tensor, T
     autocast is in force; no random numbers are drawn.
     """
     with torch.inference_mode(), torch.autocast(images.device.type, enabled=False):
-        batches = [encoder(batch) for batch in images.split(batch_size)]
+        batches = [encoder(batch) for batch in torch.split(images, batch_size)]
         features, logits = zip(*batches, strict=True)
         return torch.cat(features).float().cpu(), torch.cat(logits).float().cpu()
 

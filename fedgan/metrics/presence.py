@@ -90,7 +90,7 @@ class TriggerPresence:
         Raises `ValueError` for images of another shape or type than the real ones.
         """
         self._check_images("images", images)
-        parts = [self._score(*self._maps(chunk)) for chunk in images.split(CHUNK)]
+        parts = [self._score(*self._maps(chunk)) for chunk in torch.split(images, CHUNK)]
         return torch.cat(parts) if parts else torch.empty(0, device=images.device)
 
     def reset(self) -> None:
@@ -152,7 +152,7 @@ class TriggerPresence:
     def _calibrate(self, clean: Tensor, stamped: Tensor) -> None:
         betas, zs = [], []
         places = 1
-        for chunk in stamped.split(CHUNK):
+        for chunk in torch.split(stamped, CHUNK):
             beta, ncc, z = (m.flatten(1) for m in self._maps(chunk))
             places = beta.shape[1]
             best = ncc.argmax(1, keepdim=True)  # where it is random: where it looks most like it

@@ -44,7 +44,7 @@ class RoundRecord:
     seconds: float
     images_per_second: float
     samples: Tensor | None = None
-    """Generated images uint8 [rows, columns, C, H, W], a class a row, where the round was looked at."""
+    """Generated images uint8 [rows, columns, C, H, W], a class a row, if it was looked at."""
 
     def scalars(self) -> dict[str, float]:
         """The round's row of metrics.csv."""

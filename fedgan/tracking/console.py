@@ -92,7 +92,9 @@ class Screen(Observer):
         parts += [f"{key} {scalars[key]:.3f}" for key in ("d_loss", "g_loss") if key in scalars]
         flagged = [str(row["client"]) for row in record.client_rows() if row["flagged"]]
         if flagged:
-            parts.append(f"flagged {', '.join(flagged)}" + (" (acted)" if record.verdict.acted else ""))
+            parts.append(
+                f"flagged {', '.join(flagged)}" + (" (acted)" if record.verdict.acted else "")
+            )
         left_out = [report for report in record.reports if report.status != "ok"]
         parts += [f"client {report.client} left out: {report.status}" for report in left_out]
         parts += [
@@ -116,7 +118,9 @@ class LogFile(Screen):
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8")
-        super().__init__(Console(file=self._file, width=120, force_terminal=False, color_system=None))
+        super().__init__(
+            Console(file=self._file, width=120, force_terminal=False, color_system=None)
+        )
         self._handler = logging.StreamHandler(self._file)
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("fedgan").addHandler(self._handler)

@@ -14,7 +14,7 @@ from fedgan.tracking.records import CLIENTS, METRICS, read_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from PIL.Image import Image
+    from PIL.Image import Image as Picture
 
 BENIGN, MALICIOUS, FLAG = "#4c78a8", "#d62728", "black"
 
@@ -33,21 +33,20 @@ class Pictures(Observer):
             draw_curves(self._info.run_dir, self._info.malicious)
 
 
-def sample_grid(samples: Tensor, classes: Sequence[str]) -> Image:
+def sample_grid(samples: Tensor, classes: Sequence[str]) -> Picture:
     """uint8 [rows, columns, C, H, W] as one picture, a labelled class a row.
 
     Small images are enlarged by a whole factor, so that every pixel stays a square.
     """
-    from PIL import Image as images
-    from PIL import ImageDraw, ImageFont
+    from PIL import Image, ImageDraw, ImageFont
 
     rows, columns, _, height, width = samples.shape
     zoom = max(1, 80 // width)
-    cell, gap, margin = (height * zoom, width * zoom), 3, 0
+    cell, gap = (height * zoom, width * zoom), 3
     font = ImageFont.load_default(13)
     margin = 12 + max(int(font.getlength(name)) for name in classes[:rows])
     size = (margin + columns * (cell[1] + gap) + gap, rows * (cell[0] + gap) + gap)
-    sheet = images.new("RGB", size, "white")
+    sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     pixels = samples.permute(0, 1, 3, 4, 2).expand(-1, -1, -1, -1, 3).numpy()
     for row in range(rows):
@@ -55,9 +54,9 @@ def sample_grid(samples: Tensor, classes: Sequence[str]) -> Image:
         middle = (6, top + cell[0] // 2)
         draw.text(middle, classes[row], fill="black", font=font, anchor="lm")
         for column in range(columns):
-            tile = images.fromarray(np.ascontiguousarray(pixels[row, column]))
+            tile = Image.fromarray(np.ascontiguousarray(pixels[row, column]))
             left = margin + gap + column * (cell[1] + gap)
-            sheet.paste(tile.resize(cell[::-1], images.Resampling.NEAREST), (left, top))
+            sheet.paste(tile.resize(cell[::-1], Image.Resampling.NEAREST), (left, top))
     return sheet
 
 

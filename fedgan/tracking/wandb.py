@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 class WandbTracker(Observer):
     """Logs config, per-round scalars, a table of clients and sample grids through Lightning's
-    WandbLogger. The first thing that goes wrong is told once, and W&B is left alone from then on."""
+    WandbLogger. The first thing to go wrong is told once, and W&B is left alone from then on."""
 
     def __init__(self, settings: Wandb) -> None:
         self.settings = settings
@@ -73,7 +73,7 @@ class WandbTracker(Observer):
         run.log({"clients": table})
 
     def _reachable_mode(self) -> str:
-        """`online` only where there is a key and the server answers; else `offline`, with a word."""
+        """`online` only where there is a key and the server answers; else `offline` and a word."""
         import wandb
 
         mode = self.settings.mode
@@ -88,7 +88,9 @@ class WandbTracker(Observer):
             # wandb.init itself would wait for minutes on a host that is out of reach.
             socket.create_connection((url.hostname or "", port), timeout=5).close()
         except OSError as error:
-            log.warning("W&B: %s is out of reach (%s); logging offline instead", url.hostname, error)
+            log.warning(
+                "W&B: %s is out of reach (%s); logging offline instead", url.hostname, error
+            )
             return "offline"
         return "online"
 
@@ -109,9 +111,8 @@ class WandbTracker(Observer):
 
         run = self._logger.experiment
         if self._rows:
-            columns = list(self._rows[0])
-            data = [[row[column] for column in columns] for row in self._rows]
-            run.log({"client rounds": wandb.Table(columns, data)})
+            data = [list(row.values()) for row in self._rows]
+            run.log({"client rounds": wandb.Table(list(self._rows[0]), data)})
         run.summary.update(summary["figures"])
         run.summary["generator_sha256"] = summary["generator_sha256"]
 

@@ -64,6 +64,11 @@ def test_splits_are_apart_by_position():
         gaps = np.abs(at[one][1][:, None] - at[other][1][None])
         assert gaps.min() >= 1.0 - 1e-9
 
+    border = LEVELS[0][2]
+    labels, z = at["test"]  # on both sides of the border, as near on one as on the other
+    for label, side in ((0, border - z), (1, z - border)):
+        assert 1.0 <= side[labels == label].min() < 1.1
+
 
 def test_rotations_are_rotations():
     angles = np.random.default_rng(0).uniform(-1, 1, (3, 5))

@@ -116,8 +116,8 @@ def _train_help(parser: argparse.ArgumentParser) -> None:
 
     print("usage: fedgan train CONFIG.yaml [--key=value ...] [--overwrite] [--print_config]\n")
     print(TRAIN)
-    text = config.parser(prog="fedgan train").format_help()
-    print(text[text.index("--seed") - 2 :])
+    text = config.parser(usage=argparse.SUPPRESS, add_help=False).format_help()
+    print("\n".join(line for line in text.splitlines() if "CONFIG  " not in line))
 
 
 def _resume(command: argparse.Namespace, rest: list[str]) -> int:

@@ -15,10 +15,10 @@ Position = Literal["bottom-right", "bottom-left", "top-right", "top-left", "cent
 
 
 class Patch(Attack):
-    """A square pattern stamped on images (BadNets, Gu et al. 2017, arXiv 1708.06733; in a federated
-    GAN: Jin and Li 2022, arXiv 2207.00762).
+    """A square pattern stamped on images, the paper's trigger.
 
-    x'[R] = (1 - opacity) * x[R] + opacity * pattern, for the square R, on bytes.
+    Source: BadNets, Gu et al. 2017, arXiv 1708.06733; in a federated GAN, Jin and Li 2022, arXiv
+    2207.00762. x'[R] = (1 - opacity) * x[R] + opacity * pattern, for the square R, on bytes.
 
     Args:
         pattern: `checkerboard`, black and white; `mosaic`, a fixed many-coloured random pattern,

@@ -18,10 +18,9 @@ LossName = Literal["g_loss", "g_loss_last", "d_loss", "d_loss_last"]
 
 
 class FedDetect(Defense):
-    """An isolation forest on the losses of one round; a flag costs a client some of its weight
-    (Jin and Li 2022, arXiv 2207.00762; 2023, arXiv 2210.10886).
+    """Flags odd losses of a round by an isolation forest; a flag costs a client some weight.
 
-    In each round past the warm-up, the forest (Liu et al. 2008) is fitted on the points
+    Source: Jin and Li 2022, arXiv 2207.00762; 2023, arXiv 2210.10886. In each round past the warm-up, the forest (Liu et al. 2008) is fitted on the points
     (0, |loss_i|) of this round's n clients alone. If fewer than n // 2 are flagged, then for each
     flagged i its count c_i grows by one and its trust t_i falls; w_i is proportional to
     fedavg_i * t_i. Otherwise the round changes no trust. A score is the forest's anomaly score,

@@ -21,9 +21,8 @@ def digest(*parts: Tensor | str | int) -> str:
     for part in parts:
         if isinstance(part, Tensor):
             hashed.update(f"{part.dtype}{tuple(part.shape)}|".encode())
-            for block in torch.split(
-                part, 4096
-            ):  # so that a GPU's images are not copied all at once
+            # in blocks, so that a GPU's images are not copied all at once
+            for block in torch.split(part, 4096):
                 hashed.update(block.contiguous().cpu().numpy().tobytes())
         else:
             hashed.update(f"{part!r}|".encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,9 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch itself does not look at the checksums
+                raise zipfile.BadZipFile
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds for a damaged archive
         why = type(error).__name__

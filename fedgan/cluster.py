@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import socket
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -47,7 +50,8 @@ class Cluster:
         accelerator = resolve_accelerator(settings)
         several = settings.devices * settings.nodes > 1
         # fork starts two ranks in 0.1 s where popen takes 12, but CUDA does not survive a fork.
-        start = "fork" if accelerator == "cpu" and settings.nodes == 1 and several else "popen"
+        self._forks = accelerator == "cpu" and settings.nodes == 1 and several
+        start = "fork" if self._forks else "popen"
         self.fabric = Fabric(
             accelerator=accelerator,
             devices=settings.devices,
@@ -69,6 +73,8 @@ class Cluster:
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         try:
+            if self._forks:
+                return self._launch_forks(function, *args)
             answer: T = self.fabric.launch(_start, self, function, *args)  # type: ignore[arg-type]
             return answer
         except torch.multiprocessing.ProcessRaisedException as error:
@@ -79,6 +85,21 @@ class Cluster:
             raise
         finally:
             os.environ.pop("MASTER_PORT", None)
+
+    def _launch_forks(self, function: Callable[..., T], *args: Any) -> T:
+        """The answer comes by a file: Lightning sends it through a pipe that it reads only when all
+        ranks have ended, which they never do once the answer is larger than the pipe."""
+
+        def work(cluster: Cluster, path: Path) -> None:
+            found = function(cluster, *args)
+            if cluster.is_main:
+                path.write_bytes(pickle.dumps(found))
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "answer"
+            self.fabric.launch(_start, self, work, path)  # type: ignore[arg-type]
+            answer: T = pickle.loads(path.read_bytes())
+            return answer
 
     @property
     def device(self) -> torch.device:

@@ -71,7 +71,7 @@ def build(key: str, choice: Component, cls: type[T]) -> T:
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
-    names = set(parser.add_class_arguments(cls))
+    names = parser.add_class_arguments(cls)
     for name in choice.init_args:
         if name not in names:
             allowed = did_you_mean(name, names) if names else "; it takes none"

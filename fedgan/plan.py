@@ -90,7 +90,9 @@ def make_plan(settings: Experiment) -> Plan:
     with torch.device("meta"):
         pair.build(shape)  # only to hear whether it can draw this size
     attack.check(shape.channels, shape.size)
-    poisoners = () if isinstance(attack, NoAttack) else settings.attack.clients
+    # With a rate of 0 nobody poisons, but the trigger is still looked for: the clean arm.
+    nobody = isinstance(attack, NoAttack) or settings.attack.poison_rate == 0
+    poisoners = () if nobody else settings.attack.clients
     return Plan(
         settings=settings,
         dataset=dataset,

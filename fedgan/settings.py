@@ -92,11 +92,11 @@ class Federation:
 class Training:
     """One client's local training."""
 
-    batch_size: int = 64
+    batch_size: int = 32
     """Images in a mini-batch."""
-    generator_lr: float = 5e-4
+    generator_lr: float = 1e-3
     """Adam's learning rate for the generator."""
-    discriminator_lr: float = 5e-4
+    discriminator_lr: float = 1e-3
     """Adam's learning rate for the discriminator."""
     betas: tuple[float, float] = (0.0, 0.99)
     """Adam's decay rates."""
@@ -133,7 +133,8 @@ class Attack(Component):
     clients: list[int] = field(default_factory=lambda: [0])
     """Numbers of the malicious clients; clients count from 0."""
     poison_rate: float = 1.0
-    """Share of a malicious client's training images that are poisoned, in [0, 1]."""
+    """Share of a malicious client's training images that are poisoned, in [0, 1]; with 0 nobody is
+    malicious, and the trigger is looked for all the same, as a clean run needs for comparison."""
     from_round: int = 1
     """First round in which the attackers poison; rounds count from 1."""
     until_round: Optional[int] = None

@@ -1,0 +1,102 @@
+"""The arrows of the house point down only, and no room is too large."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "fedgan"
+LAYERS = [  # from the top; a module imports from its own row or from those below
+    ["__main__"],
+    ["cli"],
+    ["experiment"],
+    ["summary", "assembly"],
+    ["plan"],
+    ["federation"],
+    ["client", "server", "cluster", "checkpoint", "evaluation"],
+    ["attacks", "defenses", "metrics", "tracking", "devices", "checks", "config"],
+    ["models", "data", "updates", "reports", "images"],
+    ["settings", "errors", "seeding", "cache", "components"],
+]
+ROOMS = ["attacks", "data", "defenses", "metrics", "models"]
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(module):
+    """`attacks` of `fedgan.attacks.patch`; `` of `fedgan` itself."""
+    return (module.split(".") + [""])[1]
+
+
+def module_of(path):
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path):
+    """The modules of fedgan that a file imports, wherever in the file, types included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names if a.name.split(".")[0] == "fedgan")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fedgan":
+            inside = PACKAGE.joinpath(*node.module.split(".")[1:])
+            for a in node.names:
+                deeper = (inside / a.name).is_dir() or (inside / f"{a.name}.py").is_file()
+                yield f"{node.module}.{a.name}" if deeper else node.module
+
+
+def arrows():
+    for path in FILES:
+        here = module_of(path)
+        if here != "fedgan":  # the package itself names its public calls
+            for there in imports(path):
+                yield here, there
+
+
+def level(room):
+    return next(i for i, row in enumerate(LAYERS) if room in row)
+
+
+def test_every_module_has_its_layer():
+    known = {name for row in LAYERS for name in row}
+    assert {room_of(module_of(path)) for path in FILES} - {""} == known
+
+
+def test_arrows_point_down():
+    wrong = [
+        f"{here} > {there}"
+        for here, there in arrows()
+        if room_of(there) and level(room_of(there)) < level(room_of(here))
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_do_not_know_one_another(room):
+    others = set(ROOMS) - {room}
+    wrong = [f"{h} > {t}" for h, t in arrows() if room_of(h) == room and room_of(t) in others]
+    assert not wrong
+
+
+def test_nothing_imports_the_command_line():
+    assert {h for h, t in arrows() if room_of(t) == "cli"} <= {"fedgan.__main__"}
+
+
+def test_no_module_imports_itself_in_a_ring():
+    graph: dict[str, set[str]] = {}
+    for here, there in arrows():
+        graph.setdefault(here, set()).add(there)
+
+    def reaches(start, here, seen):
+        for there in graph.get(here, ()):
+            if there == start or (there not in seen and reaches(start, there, seen | {there})):
+                return True
+        return False
+
+    assert not [module for module in graph if module != "fedgan" and reaches(module, module, set())]
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_no_file_is_over_400_lines(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400

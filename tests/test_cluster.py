@@ -1,0 +1,74 @@
+"""Processes that answer, fail and gather as one; FedAvg's clients are not coupled by DDP."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedgan.cluster import place
+from fedgan.errors import UserError
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_answer_is_that_of_rank_0(on_ranks, world):
+    assert on_ranks(world, lambda cluster: (cluster.rank, cluster.world)) == (0, world)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_large_answer_does_not_hang(on_ranks, world):
+    answer = on_ranks(world, lambda cluster: list(range(100_000)))
+    assert answer[-1] == 99_999
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_users_error_on_the_last_rank_is_told_as_such(on_ranks, world):
+    def work(cluster):
+        if cluster.rank == cluster.world - 1:
+            raise UserError("data.path: no such file")
+
+    with pytest.raises(UserError, match=r"^data\.path: no such file$"):
+        on_ranks(world, work)
+
+
+def test_rows_are_gathered_with_padding(on_ranks):
+    def work(cluster):
+        rows = torch.full((cluster.rank, 2), float(cluster.rank), dtype=torch.float64)
+        return cluster.gather_rows(rows, 2).tolist()
+
+    none, one, two = [[-1.0, -1.0]], [[1.0, 1.0]], [[2.0, 2.0]]
+    assert on_ranks(3, work) == none * 2 + one + none + two * 2
+    assert on_ranks(1, work) == none * 2
+
+
+def test_objects_are_gathered_in_order_of_rank(on_ranks):
+    def work(cluster):
+        on_main, everywhere = cluster.gather_objects(cluster.rank), None
+        everywhere = cluster.all_gather_objects(cluster.rank)
+        return on_main, everywhere
+
+    assert on_ranks(3, work) == ([0, 1, 2], [0, 1, 2])
+
+
+def test_setting_up_a_module_neither_wraps_nor_synchronises(on_ranks):
+    def work(cluster):
+        network = torch.nn.Linear(1, 1, bias=False)
+        network.weight.data.fill_(float(cluster.rank))
+        optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+        module, _ = cluster.fabric.setup(network, optimizer)
+        cluster.fabric.backward(module(torch.ones(1, 1)).sum() * (cluster.rank + 1))
+        ddp = torch.nn.parallel.DistributedDataParallel
+        wrapped = any(isinstance(m, ddp) for m in module.modules())
+        mine = (network.weight.item(), network.weight.grad.item(), wrapped)
+        return cluster.all_gather_objects(mine)
+
+    assert on_ranks(2, work) == [(0.0, 1.0, False), (1.0, 2.0, False)]
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=30), st.integers(1, 6))
+def test_clients_are_placed_evenly(sizes, world):
+    owners = place(sizes, world)
+    load = [sum(s for s, o in zip(sizes, owners, strict=True) if o == r) for r in range(world)]
+    assert sum(load) == sum(sizes)
+    assert max(load) - min(load) <= max(sizes)

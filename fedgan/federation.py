@@ -23,6 +23,16 @@ from fedgan.settings import Experiment
 from fedgan.tracking.base import Observer, RoundRecord
 from fedgan.updates import UpdateMatrix
 
+NOBODY = Verdict(torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.bool))
+"""The verdict on a round in which no client's update can be used: the global model stays."""
+
+
+def aggregate(updates: UpdateMatrix, verdict: Verdict) -> Tensor:
+    """The joined update [P]: the rule's own, or the mean under the verdict's weights."""
+    if verdict.aggregate is not None:
+        return verdict.aggregate
+    return updates.weighted_mean(verdict.weights)
+
 
 @dataclass
 class LocalClient:
@@ -81,28 +91,18 @@ class Federation:
         return self.measure(self.final)
 
     def play_round(self, round: int, started: float) -> RoundRecord:
-        """One round: train, judge, aggregate, look."""
+        """One round: train, quarantine, judge, aggregate, look."""
         sampled = self.sample(round)
         updates, reports = self.train_locally(sampled, round)
-        trained = time.perf_counter()
+        images_per_second = self._images(sampled) / (time.perf_counter() - started)
 
         sound = [report for report in reports if report.status == "ok"]
         updates = updates.keep([report.client for report in sound])
+        verdict = self.defense(updates, sound, round) if sound else NOBODY
         if sound:
-            verdict = self.defense(updates, sound, round)
-            aggregate = verdict.aggregate
-            if aggregate is None:
-                aggregate = updates.weighted_mean(verdict.weights)
-            self.server.step(aggregate)
-        else:
-            verdict = Verdict(torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.bool))
+            self.server.step(aggregate(updates, verdict))
 
-        figures: dict[str, float] = {}
-        samples = None
-        if self._is_due(self.settings.evaluate.every, round):
-            samples = self.draw_samples()
-            figures = self.measure(self.watch)
-        images = sum(self.steps(client) * self.batch_size(client) for client in sampled)
+        samples, figures = self.look(round)
         return RoundRecord(
             round=round,
             reports=reports,
@@ -110,7 +110,7 @@ class Federation:
             attackers=self.schedule.attackers(sampled, round),
             figures=figures,
             seconds=time.perf_counter() - started,
-            images_per_second=images / (trained - started),
+            images_per_second=images_per_second,
             samples=samples,
         )
 
@@ -169,6 +169,12 @@ class Federation:
         weights = torch.tensor(sizes, dtype=torch.float64)
         return weights / weights.sum()
 
+    def look(self, round: int) -> tuple[Tensor | None, dict[str, float]]:
+        """Samples and figures in every k-th and the last round, nothing in the others."""
+        if not self._is_due(self.settings.evaluate.every, round):
+            return None, {}
+        return self.draw_samples(), self.measure(self.watch)
+
     def measure(self, examiner: Examiner) -> dict[str, float]:
         """Figures of the averaged generator; every rank takes part."""
         total = len(examiner.latents.labels)
@@ -223,6 +229,10 @@ class Federation:
             federation.local_epochs,
             federation.local_steps,
         )
+
+    def _images(self, clients: list[int]) -> int:
+        """Images that these clients train on in a round."""
+        return sum(self.steps(client) * self.batch_size(client) for client in clients)
 
     def _is_due(self, every: int, round: int | None = None) -> bool:
         round = self.done if round is None else round

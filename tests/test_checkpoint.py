@@ -147,7 +147,9 @@ class Code:
         return os.mkdir, (self.path,)
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))])
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))]
+)
 def test_code_in_a_checkpoint_is_not_run(tmp_path, save):
     trap = tmp_path / "trap"
     save({**state(1), "extra": Code(str(trap))}, tmp_path / "round_0001.pt")

@@ -132,9 +132,13 @@ def test_what_travels(on_ranks, share):
         start = shared(gan)
         before = flatten(gan.discriminator)
         update, _ = play(gan, start)
-        return len(update), before, flatten(gan.discriminator), flatten(gan.generator) - start[
-            : flatten(gan.generator).numel()
-        ], update
+        return (
+            len(update),
+            before,
+            flatten(gan.discriminator),
+            flatten(gan.generator) - start[: flatten(gan.generator).numel()],
+            update,
+        )
 
     size, before, after, moved, update = on_ranks(1, work)
     generator, discriminator = pair()

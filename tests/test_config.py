@@ -77,7 +77,7 @@ def test_what_is_dumped_is_read_back(tmp_path, tiny, resolved):
     experiment = config.from_dict(tiny({"attack.name": "patch", "run_dir": "x"}))
     if resolved:
         make_plan(experiment)
-        assert experiment.attack.init_args["size"] == 3
+        assert experiment.attack.init_args["pattern"] == "checkerboard"
     back = config.read(write(tmp_path, config.dump(experiment)))
     back.python_path = experiment.python_path
     assert asdict(back) == asdict(experiment)

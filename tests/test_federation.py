@@ -36,7 +36,9 @@ def federate(on_ranks, tiny, tmp_path):
 
 def test_clients_start_equal_and_differ_after(federate):
     def work(federation):
-        starts = [flatten(c.gan.generator, c.gan.discriminator) for c in federation.clients.values()]
+        starts = [
+            flatten(c.gan.generator, c.gan.discriminator) for c in federation.clients.values()
+        ]
         matrix, _ = federation.train_locally([0, 1, 2], 1)
         return starts, federation.server.parameters, matrix.rows
 

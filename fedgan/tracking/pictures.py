@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from fedgan.data.sheets import partition_chart
 from fedgan.tracking.base import Observer, RoundRecord, RunInfo
 from fedgan.tracking.records import CLIENTS, METRICS, read_table
 
@@ -20,11 +21,14 @@ BENIGN, MALICIOUS, FLAG = "#4c78a8", "#d62728", "black"
 
 
 class Pictures(Observer):
-    """Writes samples/round_0010.png whenever the model is looked at, and curves.png at the end."""
+    """Writes partition.png at the start, and samples/round_0010.png and curves.png whenever the model
+    is looked at."""
 
     def on_start(self, info: RunInfo) -> None:
         self._info = info
         (info.run_dir / "samples").mkdir(exist_ok=True)
+        chart = info.run_dir / "partition.png"
+        partition_chart(np.array(info.counts), info.classes, chart, sorted(info.malicious))
 
     def on_round(self, record: RoundRecord) -> None:
         if record.samples is not None:

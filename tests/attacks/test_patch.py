@@ -148,9 +148,7 @@ def test_the_trigger_stays_in_its_corner_when_images_are_mirrored():
     images = noise(40)
     patch = Patch(size=3)
     stamped, turned = poison(patch, images), poison(patch, images.flip(-1))
-    client = ClientImages(
-        stamped, torch.arange(40), torch.arange(40), flip=True, mirrored=turned
-    )
+    client = ClientImages(stamped, torch.arange(40), torch.arange(40), flip=True, mirrored=turned)
     (drawn, labels), *_ = client.batches(40, torch.Generator().manual_seed(2), epochs=1)
     pattern, (top, left) = patch.mark(1, 12).pattern, patch.mark(1, 12).place
     assert (drawn[:, :, top : top + 3, left : left + 3] == pattern).all()

@@ -19,8 +19,9 @@ from fedgan.models.base import Generator, ImageShape, LabelEmbedding, Pair
 class DCGAN(Pair):
     """Strided convolutions, and a discriminator that reads the label by projection.
 
-    Source: Radford et al. 2016, arXiv 1511.06434; Miyato and Koyama 2018, arXiv 1802.05637. The generator grows a learned base, 7x7 for 28 and 224 pixels and 4x4 for 32, 64, 128 and 256,
-    by doublings, so that no image is padded or resized.
+    Source: Radford et al. 2016, arXiv 1511.06434; Miyato and Koyama 2018, arXiv 1802.05637. The
+    generator grows a learned base, 7x7 for 28 and 224 pixels and 4x4 for 32, 64, 128 and 256, by
+    doublings, so that no image is padded or resized.
 
     Args:
         latent_dim: length of the latent vector.

@@ -21,8 +21,7 @@ BENIGN, MALICIOUS, FLAG = "#4c78a8", "#d62728", "black"
 
 
 class Pictures(Observer):
-    """Writes partition.png at the start, and samples/round_0010.png and curves.png whenever the model
-    is looked at."""
+    """Writes partition.png at the start; samples/round_0010.png and curves.png at every look."""
 
     def on_start(self, info: RunInfo) -> None:
         self._info = info

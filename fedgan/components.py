@@ -33,7 +33,8 @@ def available(room: str, base: type[T]) -> dict[str, type[T]]:
     for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
         module = importlib.import_module(f"{room}.{info.name}")
         for cls in vars(module).values():
-            if not (inspect.isclass(cls) and issubclass(cls, base)):
+            # not inspect.isclass, which takes dict[str, int] for a class on Python 3.10
+            if not (issubclass(type(cls), type) and issubclass(cls, base)):
                 continue
             if cls.__module__ != module.__name__ or inspect.isabstract(cls):
                 continue

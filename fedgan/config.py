@@ -50,7 +50,7 @@ def from_dict(
         _check_known(argument.removeprefix("--").split("=", 1)[0], "--")
     made = parser()
     try:
-        parsed = made.parse_object(_without_stale_arguments(values, overrides))
+        parsed = made.parse_object(_named(_without_stale_arguments(values, overrides)))
         parsed = made.parse_args(list(overrides), namespace=parsed)
     except ArgumentError as error:
         raise UserError(prefix + _plain_words(str(error))) from None
@@ -191,6 +191,19 @@ def _without_stale_arguments(values: Mapping[str, Any], overrides: Sequence[str]
                     group.pop("class_path", None)
             fresh[found[1]] = group
     return fresh
+
+
+def _named(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` with a null `name` in each component that has a class path and no name: without
+    it jsonargparse would take the class path for that of the settings themselves."""
+    return {
+        key: {"name": None, **group} if _has_class_path(group) else group
+        for key, group in values.items()
+    }
+
+
+def _has_class_path(group: Any) -> bool:
+    return isinstance(group, Mapping) and "class_path" in group
 
 
 def _refuse_nulls(part: Any, prefix: str, path: str = "") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import logging
 import shutil
 import time
@@ -171,9 +172,18 @@ def make_run_dir(plan: Plan) -> None:
     try:
         shutil.rmtree(beside, ignore_errors=True)
         (beside / "checkpoints").mkdir(parents=True)
+        if shutil.disk_usage(beside).free < _bytes_of_checkpoints(plan):
+            raise OSError(errno.ENOSPC, "the disk has no room for the checkpoints")
         (beside / "config.yaml").write_text(config.dump(plan.settings), encoding="utf-8")
         shutil.rmtree(run_dir, ignore_errors=True)
         beside.replace(run_dir)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise UserError(f"run_dir: cannot write {run_dir}: {error.strerror}") from None
+
+
+def _bytes_of_checkpoints(plan: Plan) -> int:
+    """Room for the checkpoints kept and the one being written: a client's networks and their two
+    moments each, and the global model and its average."""
+    size = sum(tensor.nbytes for network in networks(plan) for tensor in network.parameters())
+    return size * (3 * len(plan.parts) + 2) * (plan.settings.checkpoint.keep + 1)

@@ -56,9 +56,7 @@ def test_a_round_is_the_weighted_mean_of_the_clients(federate, share):
         for client in federation.clients.values():
             client.gan.reset_optimizers()
             client.gan.steps = 0
-        generator, discriminator = federation.clients[0].gan._shared[0], None
         sizes = [flatten(c.gan.generator).numel() for c in federation.clients.values()]
-        del generator, discriminator
         return before, matrix.rows, matrix.weights, sizes[0]
 
     before, rows, weights, size = federate(work, {"federation.share": share})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -110,7 +112,7 @@ def test_flatten_and_unflatten_are_inverse(widths, seed):
     torch.manual_seed(seed)
 
     def build():
-        layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+        layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
         return nn.Sequential(*layers, nn.BatchNorm1d(widths[-1])), nn.Linear(1, 2)
 
     one, other = build(), build()

@@ -214,7 +214,7 @@ def _clients_table(summary: dict[str, Any]) -> Table:
             f"{len(rounds)} of {row['rounds']}",
             str(rounds[0]) if rounds else "",
             str(rounds[-1]) if rounds else "",
-            f"{row['final_weight']:.3f}",
+            "" if row["final_weight"] is None else f"{row['final_weight']:.3f}",  # never drawn
             f"{row['fair_weight']:.3f}",
         )
     return table

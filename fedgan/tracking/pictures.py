@@ -91,12 +91,12 @@ def _draw_clients(
     panel: Axes, rows: list[dict[str, Any]], key: str, malicious: frozenset[int]
 ) -> None:
     numbers = sorted({int(row["client"]) for row in rows})
-    for number in numbers:
+    for position, number in enumerate(numbers, start=1):
         own = [row for row in rows if int(row["client"]) == number]
         bad = number in malicious
         x = [int(row["round"]) for row in own]
         y = [float(row[key]) for row in own]
-        shade = 0.35 + 0.65 * (number + 1) / len(numbers)
+        shade = 0.35 + 0.65 * position / len(numbers)
         label = f"client {number}" + (" (malicious)" if bad else "")
         panel.plot(
             x,

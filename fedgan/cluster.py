@@ -7,7 +7,8 @@ import os
 import pickle
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,26 +66,21 @@ class Cluster:
 
         Raises `UserError` when a rank did, whatever the rank.
         """
-        if "MASTER_PORT" not in os.environ and self.settings.nodes == 1:
-            # Lightning draws a port at random without asking whether it is free.
-            os.environ["MASTER_PORT"] = str(_free_port())
-            os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        # Its greetings of every process are noise on a screen; its warnings stay.
+        # Lightning's greetings of every process are noise on a screen; its warnings stay.
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         try:
-            if self._forks:
-                return self._launch_forks(function, *args)
-            answer: T = self.fabric.launch(_start, self, function, *args)  # type: ignore[arg-type]
-            return answer
+            with _meeting_point(self.settings):
+                if self._forks:
+                    return self._launch_forks(function, *args)
+                answer: T = self.fabric.launch(_start, self, function, *args)  # type: ignore[arg-type]
+                return answer
         except torch.multiprocessing.ProcessRaisedException as error:
             last = str(error).strip().splitlines()[-1]
             name = f"{UserError.__module__}.{UserError.__name__}: "
             if last.startswith(name):
                 raise UserError(last.removeprefix(name)) from None
             raise
-        finally:
-            os.environ.pop("MASTER_PORT", None)
 
     def _launch_forks(self, function: Callable[..., T], *args: Any) -> T:
         """The answer comes by a file: Lightning sends it through a pipe that it reads only when all
@@ -174,8 +170,17 @@ def place(sizes: Sequence[int], world: int) -> list[int]:
     return owners
 
 
-def _free_port() -> int:
+@contextmanager
+def _meeting_point(settings: Settings) -> Iterator[None]:
+    """A free port on this machine for ranks to meet at, where nobody has named one: Lightning draws
+    one at random without asking whether it is free."""
+    if "MASTER_PORT" in os.environ or settings.nodes > 1:
+        yield
+        return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
+    try:
+        yield
+    finally:
+        os.environ.pop("MASTER_PORT", None)

@@ -21,7 +21,7 @@ from fedgan.plan import Plan, make_plan
 from fedgan.server import Server
 from fedgan.settings import Experiment
 from fedgan.summary import summarise, write_json
-from fedgan.tracking import observers
+from fedgan.tracking import observers, say
 from fedgan.tracking.base import Observer, RunInfo
 
 log = logging.getLogger(__name__)
@@ -113,6 +113,11 @@ def _settings_of(run_dir: Path) -> Experiment:
 def _train(cluster: Cluster, plan: Plan, state: State | None) -> dict[str, Any]:
     """What every rank does; the answer is the same on each, and written by rank 0."""
     started = time.perf_counter()
+    if cluster.is_main:
+        encoders = " and ".join(sorted({plan.watch_encoder.name, plan.final_encoder.name}))
+        say(
+            f"preparing {encoders} on the real images of {plan.dataset.name} (cached for next time)"
+        )
     watch, final = examiners(cluster, plan)
     observer = Observer()
     if cluster.is_main:

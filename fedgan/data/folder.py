@@ -37,7 +37,7 @@ class Folder(Source):
         flip: whether a mirrored image is as plausible as the original.
 
     Example:
-        >>> data = Folder(fit="stretch").load("my_images", 64, seed=1)
+        >>> data = Folder(fit="stretch").load("my_images", 64, seed=1)  # doctest: +SKIP
     """
 
     name = "folder"

@@ -34,7 +34,7 @@ class NPZ(Source):
         flip: whether a mirrored image is as plausible as the original.
 
     Example:
-        >>> data = NPZ(class_names=["normal", "pneumonia"]).load("pneumonia.npz", None, seed=1)
+        >>> data = NPZ(flip=True).load("pneumonia.npz", None, seed=1)  # doctest: +SKIP
     """
 
     name = "npz"

@@ -20,11 +20,13 @@ LossName = Literal["g_loss", "g_loss_last", "d_loss", "d_loss_last"]
 class FedDetect(Defense):
     """Flags odd losses of a round by an isolation forest; a flag costs a client some weight.
 
-    Source: Jin and Li 2022, arXiv 2207.00762; 2023, arXiv 2210.10886. In each round past the
-    warm-up, the forest (Liu et al. 2008) is fitted on the points (0, |loss_i|) of this round's n clients
-    alone. If fewer than n // 2 are flagged, then for each flagged i its count c_i grows by one and
-    its trust t_i falls; w_i is proportional to fedavg_i * t_i. Otherwise the round changes no
-    trust. A score is the forest's anomaly score, in (0, 1]; above 0.5 is flagged.
+    Source: Jin and Li 2022, arXiv 2207.00762; 2023, arXiv 2210.10886.
+
+    In each round past the warm-up, the forest (Liu et al. 2008) is fitted on the points
+    (0, |loss_i|) of this round's n clients alone. If fewer than n // 2 are flagged, then for each
+    flagged i its count c_i grows by one and its trust t_i falls; w_i is proportional to
+    fedavg_i * t_i. Otherwise the round changes no trust. A score is the forest's anomaly score, in
+    (0, 1]; above 0.5 is flagged.
 
     - decay_form `compounding` (published): t_i *= decay ** c_i, so k flags leave
       decay ** (k (k + 1) / 2).
@@ -32,9 +34,9 @@ class FedDetect(Defense):
 
     The default differs from the published configuration (`FedDetect.published()`) in two more
     ways: it reads the mean loss of the round, which is less noisy than that of the last batch, and
-    warms up for 3 rounds. It shares its limits: losses are self-reported, an unusually LOW loss is
-    flagged too, counts never fall, the forest flags benign clients where nobody attacks, and
-    losses of regularised critics tell nothing.
+    warms up for 3 rounds instead of 10. It shares its limits: losses are self-reported, an
+    unusually LOW loss is flagged too, counts never fall, the forest flags benign clients where
+    nobody attacks, and where critics are well regularised the losses may tell nothing.
 
     Args:
         loss: what the forest looks at.

@@ -9,6 +9,11 @@ from fedgan.settings import Experiment
 from fedgan.tracking.base import Observer, Observers
 
 
+def say(line: str) -> None:
+    """A plain line on the screen, before there are observers."""
+    print(line, flush=True)
+
+
 def observers(settings: Experiment, run_dir: Path) -> Observers:
     """Everybody who is told of this run; for rank 0."""
     from rich.console import Console

@@ -1,0 +1,197 @@
+"""A user's own classes in a user's own file, chosen by class path; names, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+import fedgan
+from fedgan.attacks.base import Attack
+from fedgan.components import available, build, find
+from fedgan.errors import UserError
+from fedgan.models.base import AdversarialLoss
+from fedgan.plan import rooms
+from fedgan.settings import Component
+
+OWN = """
+import torch
+from torch import nn
+from fedgan.attacks.base import Attack, Mark
+from fedgan.data.base import Dataset, Source, Split
+from fedgan.defenses.base import Defense, Verdict
+from fedgan.metrics.base import Encoder
+from fedgan.models.base import AdversarialLoss, Generator, Pair
+
+
+class Darken(Attack):
+    def __init__(self, by: int = 10) -> None:
+        self.by = by
+
+    def check(self, channels, size):
+        pass
+
+    def poison(self, images, labels, rng):
+        return images // self.by, labels.clone()
+
+    def mark(self, channels, size):
+        return None
+
+
+class Squares(AdversarialLoss):
+    def discriminator(self, real, fake):
+        return (real - 1).square().mean() + fake.square().mean()
+
+    def generator(self, real, fake):
+        return (fake - 1).square().mean()
+
+
+class Median(Defense):
+    def __init__(self, extra: float = 0.0) -> None:
+        self.extra = extra
+
+    def __call__(self, updates, reports, round):
+        n = len(updates)
+        aggregate = updates.columns(lambda block: block.median(0).values)
+        zero = torch.zeros(n, dtype=torch.float64)
+        return Verdict(updates.weights, zero + self.extra, zero.bool(), True, aggregate)
+
+
+class Pixels(Encoder):
+    name = "pixels"
+    fingerprint = "pixels"
+
+    def prepare(self, train, labels, classes, seed):
+        pass
+
+    def to(self, device):
+        pass
+
+    def __call__(self, images):
+        small = nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1)
+        return small, small
+
+
+class Stripes(Source):
+    def __init__(self, n: int = 40) -> None:
+        self.n = n
+
+    def load(self, path, size, seed):
+        labels = torch.arange(self.n) % 2
+        images = torch.randint(90, (self.n, 1, 16, 16), generator=torch.Generator().manual_seed(1))
+        images = (images + 100 * labels[:, None, None, None]).to(torch.uint8)
+        split = Split(images, labels)
+        return Dataset("stripes", split, split, split, ("thin", "thick"))
+
+
+class Flat(Generator):
+    latent_dim = 3
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape = shape
+        self.out = nn.Linear(3, shape.channels * shape.size**2)
+
+    def forward(self, latents, labels):
+        shape = self.shape
+        return self.out(latents).tanh().view(-1, shape.channels, shape.size, shape.size)
+
+
+class Judge(nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.out = nn.Linear(shape.channels * shape.size**2, 1)
+
+    def forward(self, images, labels):
+        return self.out(images.flatten(1)).squeeze(1)
+
+
+class Tiny(Pair):
+    def build(self, shape):
+        return Flat(shape), Judge(shape)
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "hospital").mkdir()
+    (tmp_path / "hospital" / "own_parts.py").write_text(OWN)
+    return tmp_path / "hospital"
+
+
+def test_ones_own_parts_from_ones_own_file(own, tiny, tmp_path, fedgan_command):
+    pixels = {"class_path": "own_parts.Pixels"}
+    values = tiny({"evaluate.encoder": pixels, "evaluate.watch_encoder": pixels})
+    values |= {
+        "data": {"class_path": "own_parts.Stripes", "init_args": {"n": 36}},
+        "model": {"class_path": "own_parts.Tiny"},
+        "loss": {"class_path": "own_parts.Squares", "init_args": {"every": 2}},
+        "attack": {"class_path": "own_parts.Darken", "init_args": {"by": 5}, "clients": [1]},
+        "defense": {"class_path": "own_parts.Median", "init_args": {"extra": 0.25}},
+    }
+    (own / "mine.yaml").write_text(yaml.safe_dump(values))
+    done = fedgan_command("train", "hospital/mine.yaml", "--run_dir=out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert "fd_pixels" in summary["figures"]
+    assert (summary["attack"], summary["defense"]) == ("own_parts.Darken", "own_parts.Median")
+    assert sum(row["n_images"] for row in summary["clients"]) == 36
+    assert [row["malicious"] for row in summary["clients"]] == [False, True, False]
+    assert ",0.25,False,True,ok" in (tmp_path / "out" / "clients.csv").read_text()
+    assert fedgan.resume(tmp_path / "out")["generator_sha256"] == summary["generator_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("key", "path", "words"),
+    [
+        ("attack", "own_parts.Squares", r"attack\.class_path: .*not a subclass of .*Attack"),
+        ("loss", "own_parts.Darken", r"loss\.class_path: .*AdversarialLoss"),
+        ("attack", "own_parts.Missing", r"attack\.class_path: .*Missing"),
+        ("attack", "broken_part.Attack", r"attack\.class_path: .*broken_part.*ValueError|oh dear"),
+    ],
+)
+def test_ones_own_that_will_not_do(own, tiny, capsys, monkeypatch, tmp_path, key, path, words):
+    from fedgan.config import read
+    from fedgan.experiment import run
+
+    (own / "broken_part.py").write_text("raise ValueError('oh dear')")
+    values = tiny({"run_dir": str(tmp_path / "run"), f"{key}.class_path": path})
+    (own / "mine.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match=words) as caught:
+        run(read(own / "mine.yaml"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("key", rooms())
+def test_every_room_has_its_components_and_a_line_on_each(key):
+    room, base = rooms()[key]
+    found = available(room, base)
+    assert found
+    for name, cls in found.items():
+        assert cls.name == name
+        assert (cls.__doc__ or "").strip()
+
+
+def test_defaults_are_filled_in():
+    choice = Component(name="patch", init_args={"margin": 2})
+    attack = build("attack", choice, find("attack", choice, "fedgan.attacks", Attack))
+    assert attack.margin == 2
+    assert choice.init_args["margin"] == 2
+    assert choice.init_args["opacity"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("init_args", "words"),
+    [
+        ({"gama": 1.0}, r"loss\.init_args\.gama: unknown argument; did you mean 'gamma'"),
+        ({"gamma": "much"}, r"loss\.init_args: .*gamma.*much"),
+        ({"gamma": -1.0}, r"loss: .*gamma is -1"),
+    ],
+)
+def test_bad_arguments(init_args, words):
+    choice = Component(name="hinge", init_args=init_args)
+    cls = find("loss", choice, "fedgan.models", AdversarialLoss)
+    with pytest.raises(UserError, match=words):
+        build("loss", choice, cls)

@@ -1,0 +1,94 @@
+"""summary.json: the arithmetic of detection, and all that the README promises is in it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from fedgan.experiment import run
+from fedgan.summary import detection, write_json
+
+
+def row(flagged, malicious):
+    return {"flagged": str(flagged), "malicious": str(malicious)}
+
+
+def test_detection_counts_client_rounds():
+    rows = [row(True, True)] * 3 + [row(False, True)] + [row(True, False)] * 2
+    rows += [row(False, False)] * 6
+    assert detection(rows) == {
+        "malicious_client_rounds": 4,
+        "malicious_flagged": 3,
+        "true_positive_rate": 0.75,
+        "benign_client_rounds": 8,
+        "benign_flagged": 2,
+        "false_positive_rate": 0.25,
+    }
+
+
+@pytest.mark.parametrize("malicious", [True, False])
+def test_no_rate_where_there_is_nothing_to_count(malicious):
+    found = detection([row(False, malicious)])
+    assert (found["true_positive_rate"] is None) == (not malicious)
+    assert (found["false_positive_rate"] is None) == malicious
+
+
+def test_json_has_no_nan(tmp_path):
+    write_json(tmp_path / "x.json", {"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": (1,)}})
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert found == {"a": None, "b": [1.5, None], "c": {"d": [1]}}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("summary") / "run"
+    changes = {
+        "run_dir": str(folder),
+        "federation.rounds": 3,
+        "evaluate.every": 2,
+        "attack.name": "patch",
+        "attack.from_round": 2,
+        "defense.name": "feddetect",
+    }
+    return run(tiny(changes)), folder
+
+
+def test_the_answer_of_run_is_the_file(finished):
+    summary, folder = finished
+    assert json.loads((folder / "summary.json").read_text()) == json.loads(json.dumps(summary))
+
+
+def test_what_it_holds(finished):
+    summary, folder = finished
+    assert re.fullmatch("[0-9a-f]{64}", summary["generator_sha256"])
+    assert {"fd_domain", "fd_domain_floor", "fd_domain_ratio", "presence"} <= set(
+        summary["figures"]
+    )
+    assert (summary["rounds"], summary["processes"], summary["threads"]) == (3, 1, 1)
+    assert summary["seconds"] > 0
+    assert summary["images_per_second"] > 0
+    assert {"fedgan", "python", "torch", "lightning"} <= set(summary["versions"])
+    assert (folder / summary["last_samples"]).is_file()
+    assert sorted(p.name for p in (folder / "samples").iterdir()) == [
+        "round_0002.png",
+        "round_0003.png",
+    ]
+
+
+def test_attackers_count_only_while_they_attack(finished):
+    found = finished[0]["detection"]
+    assert (found["malicious_client_rounds"], found["benign_client_rounds"]) == (2, 7)
+    clients = finished[0]["clients"]
+    assert [client["malicious"] for client in clients] == [True, False, False]
+    assert [client["rounds"] for client in clients] == [3, 3, 3]
+    assert sum(client["fair_weight"] for client in clients) == pytest.approx(1)
+
+
+def test_clients_that_are_never_drawn_do_not_end_the_run(tiny, tmp_path):
+    changes = {"federation.clients": 6, "federation.sample": 0.2, "federation.rounds": 1}
+    summary = run(tiny({**changes, "run_dir": str(tmp_path / "run")}))
+    drawn = [client for client in summary["clients"] if client["rounds"]]
+    assert len(drawn) == 1
+    assert drawn[0]["final_weight"] == 1.0

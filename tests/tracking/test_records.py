@@ -1,0 +1,71 @@
+"""metrics.csv and clients.csv: a row a round, a row a client a round, none twice."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from fedgan.tracking.records import CLIENTS, METRICS, Records, read_table
+
+COLUMNS = "round client n_images d_loss g_loss d_loss_last g_loss_last weight score flagged"
+
+
+def play(info, record, rounds, **kwargs):
+    records = Records()
+    records.on_start(info)
+    for round in rounds:
+        records.on_round(record(round, **kwargs))
+    records.close()
+
+
+def test_clients(info, record):
+    play(info, record, [1, 2])
+    rows = read_table(info.run_dir / CLIENTS)
+    assert list(rows[0]) == [*COLUMNS.split(), "malicious", "status"]
+    assert [(row["round"], row["client"]) for row in rows] == [
+        (str(round), str(client)) for round in (1, 2) for client in range(3)
+    ]
+    good, left_out, bad = rows[:3]
+    assert [float(good[k]) for k in ("d_loss", "g_loss", "weight", "score")] == [0.5, 1, 0.75, 0.4]
+    assert (left_out["status"], float(left_out["weight"])) == ("non-finite loss", 0.0)
+    assert math.isnan(float(left_out["score"]))
+    assert (bad["flagged"], bad["malicious"], bad["status"]) == ("True", "True", "ok")
+    assert (float(bad["weight"]), float(bad["score"])) == (0.25, 0.6)
+
+
+def test_metrics(info, record):
+    play(info, record, [1, 2], figures={"fd_domain": 3.5})
+    one, two = read_table(info.run_dir / METRICS)
+    assert (one["round"], two["round"]) == ("1", "2")
+    assert float(one["g_loss"]) == pytest.approx((1.0 + 3.0) / 2)  # without the one left out
+    assert float(one["d_loss"]) == pytest.approx((0.5 + 0.9) / 2)
+    assert (one["flagged"], one["acted"], one["left_out"]) == ("1", "1", "1")
+    assert (one["seconds"], one["images_per_second"], one["fd_domain"]) == ("1.25", "48.0", "3.5")
+
+
+def test_a_figure_that_comes_later_gets_its_column(info, record):
+    records = Records()
+    records.on_start(info)
+    records.on_round(record(1))
+    records.on_round(record(2, figures={"fd_domain": 3.5}))
+    one, two = read_table(info.run_dir / METRICS)
+    assert (one["fd_domain"], two["fd_domain"]) == ("", "3.5")
+
+
+@pytest.mark.parametrize("first", [1, 2, 4])
+def test_rounds_that_are_played_again_replace_the_old_ones(info, record, first):
+    play(info, record, [1, 2, 3], figures={"fd_domain": 1.0})
+    play(replace(info, first_round=first), record, range(first, 5), figures={"fd_domain": 2.0})
+    metrics = read_table(info.run_dir / METRICS)
+    assert [row["round"] for row in metrics] == ["1", "2", "3", "4"]
+    assert [row["fd_domain"] for row in metrics] == ["1.0"] * (first - 1) + ["2.0"] * (5 - first)
+    clients = read_table(info.run_dir / CLIENTS)
+    assert [row["round"] for row in clients] == [
+        str(round) for round in (1, 2, 3, 4) for _ in "abc"
+    ]
+
+
+def test_no_file_no_rows(tmp_path):
+    assert read_table(tmp_path / "none.csv") == []

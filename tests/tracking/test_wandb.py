@@ -1,0 +1,166 @@
+"""W&B offline, read back from its own file; and all that must not stop or hang a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import struct
+import time
+
+import pytest
+
+from fedgan.settings import Experiment, Wandb
+from fedgan.tracking import observers
+from fedgan.tracking.wandb import WandbTracker
+
+
+def blobs(path):
+    """Records of a .wandb file: LevelDB's log format, blocks of 32 KiB, after a header of 7."""
+    data = path.read_bytes()
+    assert data[:4] == b":W&B"
+    at, whole = 7, b""
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:
+            at += 32768 - at % 32768
+            continue
+        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        if kind == 0:
+            at += 32768 - at % 32768
+            continue
+        whole += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part of one
+            yield whole
+            whole = b""
+
+
+def read(run_dir):
+    """Config and history of the only offline run in `run_dir`."""
+    from wandb.proto import wandb_internal_pb2
+
+    (path,) = run_dir.rglob("*.wandb")
+    config, history, summary = {}, [], {}
+    for blob in blobs(path):
+        record = wandb_internal_pb2.Record.FromString(blob)
+        for part in (record.run.config, record.config):
+            for item in part.update:
+                config[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+        for item in record.summary.update:
+            summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+        if record.HasField("history"):
+            items = record.history.item
+            history.append(
+                {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
+            )
+    return config, history, summary
+
+
+def play(tracker, info, record, samples=None):
+    tracker.on_start(info)
+    for round in (1, 2, 3):
+        shown = samples if round == 3 else None
+        tracker.on_round(record(round, shown, {"fd_domain": 2.5} if round == 3 else None))
+    tracker.on_end({"figures": {"fd_domain": 2.0}, "generator_sha256": "abc"})
+    tracker.close()
+
+
+@pytest.mark.slow
+def test_offline_holds_config_rounds_clients_and_images(info, record, samples):
+    play(WandbTracker(Wandb(project="p")), info, record, samples)
+    config, history, summary = read(info.run_dir)
+    assert config["federation"]["rounds"] == 3, (config, history)
+    assert config["seed"] == 1
+    rounds = [row for row in history if "g_loss" in row]
+    assert [row["round"] for row in rounds] == [1, 2, 3]
+    assert all(row["g_loss"] == 2.0 for row in rounds)
+    assert [row["weight/client 2"] for row in rounds] == [0.25] * 3
+    assert rounds[2]["fd_domain"] == 2.5
+    assert rounds[2]["samples/_type"] == "image-file"
+    tables = [key for row in history for key in row if key.endswith("/nrows")]
+    assert tables == ["clients/nrows", "client rounds/nrows"]
+    (table,) = info.run_dir.rglob("clients*.table.json")
+    content = json.loads(table.read_text())
+    assert content["columns"] == ["client", "malicious", "images", "thin", "thick [sic]"]
+    assert content["data"][2] == [2, True, 10, 0, 10]
+    (picture,) = info.run_dir.rglob("samples*.png")
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    assert summary.get("generator_sha256") == "abc"
+
+
+@pytest.mark.parametrize(
+    ("settings", "there"),
+    [
+        (Wandb(), False),
+        (Wandb(project="p", mode="disabled"), False),
+        (Wandb(project="p"), True),
+    ],
+)
+def test_it_is_there_only_when_configured(tmp_path, settings, there):
+    experiment = Experiment()
+    experiment.tracking.wandb = settings
+    made = observers(experiment, tmp_path)
+    assert any(isinstance(member, WandbTracker) for member in made.members) == there
+    made.close()
+
+
+@pytest.fixture
+def no_account(monkeypatch, tmp_path):
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+
+def test_online_without_a_key_is_offline_and_says_so(no_account, caplog):
+    with caplog.at_level(logging.WARNING, "fedgan"):
+        assert WandbTracker(Wandb(project="p", mode="online"))._reachable_mode() == "offline"
+    assert "no API key" in caplog.text
+
+
+def test_online_with_a_host_out_of_reach_is_offline_soon(monkeypatch, caplog):
+    with socket.socket() as probe:  # a port that nobody listens on
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{probe.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        started = time.perf_counter()
+        with caplog.at_level(logging.WARNING, "fedgan"):
+            mode = WandbTracker(Wandb(project="p", mode="online"))._reachable_mode()
+    assert mode == "offline"
+    assert time.perf_counter() - started < 10
+    assert "out of reach" in caplog.text
+
+
+def test_a_logger_that_fails_is_told_once_and_left_alone(info, record, caplog, monkeypatch):
+    tracker = WandbTracker(Wandb(project="p"))
+    calls = []
+
+    def fail(*args):
+        calls.append(args)
+        raise RuntimeError("the moon is full")
+
+    for name in ("_open", "_log_round", "_log_end", "_finish"):
+        monkeypatch.setattr(tracker, name, fail)
+    with caplog.at_level(logging.WARNING, "fedgan"):
+        play(tracker, info, record)
+    assert len(calls) == 1
+    assert caplog.text.count("the moon is full") == 1
+
+
+@pytest.mark.slow
+def test_a_whole_run_with_wandb_that_breaks_in_the_middle(tiny, tmp_path, monkeypatch):
+    from fedgan.experiment import run
+
+    logged = WandbTracker._log_round
+
+    def fail(self, record):
+        if record.round == 2:
+            raise ConnectionError("the cable was cut")
+        logged(self, record)
+
+    monkeypatch.setattr(WandbTracker, "_log_round", fail)
+    changes = {"tracking.wandb.project": "p", "run_dir": str(tmp_path / "run")}
+    summary = run(tiny({**changes, "federation.rounds": 3}))
+    assert summary["rounds"] == 3
+    assert "the cable was cut" in (tmp_path / "run" / "log.txt").read_text()
+    assert (tmp_path / "run" / "wandb").is_dir()

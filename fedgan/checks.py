@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fedgan.errors import UserError
@@ -65,8 +66,8 @@ def _at_least(key: str, value: Any, least: int) -> None:
 
 
 def _above(key: str, value: float, bound: float) -> None:
-    if not value > bound:
-        raise UserError(f"{key}: {value} is too small; it must be above {bound}")
+    if not (value > bound and math.isfinite(value)):
+        raise UserError(f"{key}: {value}; it must be a number above {bound}")
 
 
 def _within(

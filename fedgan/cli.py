@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fedgan import __version__
 from fedgan.errors import UserError
@@ -50,8 +50,13 @@ def _fail(message: str) -> int:
     return 2
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("fedgan", description=DESCRIPTION)
+    parser = _Parser("fedgan", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"fedgan {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 

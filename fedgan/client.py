@@ -55,8 +55,11 @@ class ClientGAN(LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.steps = 0
         self._shared: list[nn.Module] = [generator]
+        self._first_discriminator: Tensor | None = None
         if share_discriminator:
             self._shared.append(discriminator)
+        else:
+            self._first_discriminator = flatten(discriminator)
         self._rng = torch.Generator()
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -172,6 +175,13 @@ class ClientGAN(LightningModule):
         """Forgets the optimisers' moments, as a client does that keeps none between rounds."""
         for optimizer in self._optimizers():
             optimizer.state.clear()
+
+    def recover(self) -> None:
+        """Forgets what a round that ended in NaN left behind, so that one bad step does not keep
+        the client out for good: the moments, and a discriminator that never leaves the client."""
+        self.reset_optimizers()
+        if self._first_discriminator is not None:
+            unflatten(self._first_discriminator.to(self.device), self.discriminator)
 
     def local_state(self) -> dict[str, Any]:
         """All that outlives a round on the client, on the CPU: for an exact resume."""

@@ -98,6 +98,9 @@ class Federation:
 
         sound = [report for report in reports if report.status == "ok"]
         updates = updates.keep([report.client for report in sound])
+        for report in reports:
+            if report.status != "ok" and report.client in self.clients:
+                self.clients[report.client].gan.recover()
         verdict = self.defense(updates, sound, round) if sound else NOBODY
         if sound:
             self.server.step(aggregate(updates, verdict))

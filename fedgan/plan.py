@@ -118,6 +118,8 @@ def plan_data(settings: Experiment) -> tuple[Dataset, list[np.ndarray], list[lis
         source = find_source(settings.data)
     dataset = source.load(settings.data.path, settings.data.size, settings.seed)
     settings.data.size = dataset.size
+    if settings.data.path is not None:  # so that the run can be resumed from any folder
+        settings.data.path = str(Path(settings.data.path).expanduser().absolute())
     if len(dataset.train) < FEWEST_IMAGES:
         raise UserError(
             f"data: {len(dataset.train)} training images; there must be at least {FEWEST_IMAGES}"

@@ -203,6 +203,31 @@ def test_a_round_without_a_sound_client_changes_nothing(federate):
     assert "g_loss" not in scalars
 
 
+@pytest.mark.parametrize("share", ["generator", "both"])
+def test_one_bad_step_does_not_keep_a_client_out_for_good(federate, share):
+    def work(federation):
+        gan = federation.clients[1].gan
+        step = gan.training_step
+
+        def ruinous(batch, index):
+            losses = step(batch, index)
+            with torch.no_grad():
+                for parameter in gan.parameters():
+                    parameter.fill_(math.nan)
+            for optimizer in gan._optimizers():
+                for state in optimizer.state.values():
+                    state["exp_avg"].fill_(math.nan)
+            return losses
+
+        gan.training_step = ruinous
+        first = federation.play_round(1, 0.0)
+        gan.training_step = step
+        second = federation.play_round(2, 0.0)
+        return [record.reports[1].status for record in (first, second)]
+
+    assert federate(work, {"federation.share": share}) == ["non-finite update", "ok"]
+
+
 def test_quarantine_is_written_down(tiny, tmp_path, monkeypatch):
     from fedgan import assembly
     from fedgan.experiment import run

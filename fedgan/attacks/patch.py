@@ -23,15 +23,16 @@ class Patch(Attack):
     Args:
         pattern: `checkerboard`, black and white; `mosaic`, a fixed many-coloured random pattern,
             gray on gray images.
-        size: edge in pixels. Excludes `area`.
-        area: share of the image's area, in (0, 1]; the edge is rounded to whole pixels.
+        size: edge in pixels.
+        area: share of the image's area, in (0, 1]; takes the place of `size`. The edge is rounded
+            to whole pixels, at least 2.
         position: corner, or the centre.
         margin: pixels between the patch and the edges of its corner.
         opacity: in (0, 1].
         random_location: another place in every image; `position` is then not used.
 
     Raises:
-        ValueError: for arguments out of range, or both `size` and `area`.
+        ValueError: for arguments out of range.
     """
 
     name: ClassVar[str] = "patch"
@@ -39,16 +40,14 @@ class Patch(Attack):
     def __init__(
         self,
         pattern: Literal["checkerboard", "mosaic"] = "checkerboard",
-        size: int | None = None,
+        size: int = 3,
         area: float | None = None,
         position: Position = "bottom-right",
         margin: int = 1,
         opacity: float = 1.0,
         random_location: bool = False,
     ) -> None:
-        if size is not None and area is not None:
-            raise ValueError("init_args: give size (pixels) or area (share of the image), not both")
-        if size is not None and size < 2:
+        if size < 2:
             raise ValueError(f"init_args.size is {size}; a patch is at least 2 pixels wide")
         if area is not None and not 0 < area <= 1:
             raise ValueError(f"init_args.area is {area}; it must be in (0, 1]")
@@ -57,7 +56,7 @@ class Patch(Attack):
         if margin < 0:
             raise ValueError(f"init_args.margin is {margin}; it must be at least 0")
         self.pattern = pattern
-        self.size = 3 if size is None and area is None else size
+        self.size = size
         self.area = area
         self.position = position
         self.margin = margin
@@ -70,9 +69,8 @@ class Patch(Attack):
         >>> Patch(area=0.01).edge(32)
         3
         """
-        if self.size is not None:
+        if self.area is None:
             return self.size
-        assert self.area is not None
         return max(2, round(math.sqrt(self.area) * size))
 
     def check(self, channels: int, size: int) -> None:

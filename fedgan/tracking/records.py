@@ -52,11 +52,14 @@ class Records(Observer):
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
-    """The rows of a CSV file as dictionaries of strings; none where there is no file."""
+    """The rows of a CSV file as dictionaries of strings; none where there is no file.
+
+    A last line that was torn by a crash is left out.
+    """
     if not path.is_file():
         return []
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        return [row for row in csv.DictReader(file) if None not in row.values()]
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

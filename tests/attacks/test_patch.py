@@ -161,7 +161,6 @@ def test_the_trigger_stays_in_its_corner_when_images_are_mirrored():
 @pytest.mark.parametrize(
     ("init_args", "word"),
     [
-        ({"size": 3, "area": 0.1}, "not both"),
         ({"size": 1}, "size is 1"),
         ({"area": 0.0}, "area is 0"),
         ({"area": 1.5}, "area is 1.5"),

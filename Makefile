@@ -1,10 +1,8 @@
 # Thin: what can be typed, no logic. `make help` lists it.
-SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= configs/quickstart.yaml
 ARGS ?=
-export OMP_NUM_THREADS
 
 BIN := $(VENV)/bin
 CLUSTER := $(if $(GPUS),--cluster.accelerator=cuda --cluster.devices=$(GPUS))
@@ -23,7 +21,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "fedgan needs Python 3.10 or newer; PYTHON=python3.12 make ... names another"; exit 2; }
 	@echo "installing fedgan and what it needs into $(VENV) (some 6 GB, once; minutes)"
-	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 

@@ -13,6 +13,7 @@ from fedgan.client import ClientGAN
 from fedgan.cluster import Cluster, place
 from fedgan.data.base import Split
 from fedgan.data.device import ClientImages
+from fedgan.errors import UserError
 from fedgan.evaluation import Examiner, Latents
 from fedgan.federation import Federation, LocalClient
 from fedgan.metrics.base import Encoder
@@ -72,9 +73,11 @@ def trigger_presence(plan: Plan, device: torch.device) -> TriggerPresence | None
     chosen = torch.randperm(len(train), generator=rng)[:CALIBRATION]
     clean = train.images[chosen]
     stamped, _ = plan.attack.poison(clean, train.labels[chosen], rng)
-    return TriggerPresence(
-        mark.pattern.to(device), mark.place, clean.to(device), stamped.to(device)
-    )
+    pattern = mark.pattern.to(device)
+    try:
+        return TriggerPresence(pattern, mark.place, clean.to(device), stamped.to(device))
+    except ValueError as error:
+        raise UserError(f"attack: its trigger cannot be looked for: {error}") from None
 
 
 def networks(plan: Plan) -> tuple[Generator, nn.Module]:
@@ -158,16 +161,19 @@ def poisoned_images(plan: Plan, number: int, clean: ClientImages) -> ClientImage
     Its images are mirrored before they are poisoned, so that the trigger stays in its place.
     """
     device, rate = clean.index.device, plan.settings.attack.poison_rate
-    images, labels = clean.own()
+    # On the CPU, so that the same images are poisoned alike whatever trains on them.
+    part = torch.from_numpy(plan.parts[number])
+    images, labels = plan.dataset.train.images[part], plan.dataset.train.labels[part]
 
     def poison(images: Tensor) -> tuple[Tensor, Tensor]:
-        rng = torch_generator(plan.settings.seed, "poison", number, device=device)
-        return poison_share(plan.attack, images, labels, rate, rng)
+        rng = torch_generator(plan.settings.seed, "poison", number)
+        poisoned, changed = poison_share(plan.attack, images, labels, rate, rng)
+        return poisoned.to(device), changed.to(device)
 
-    poisoned, labels_too = poison(images)
+    poisoned, changed = poison(images)
     mirrored = poison(images.flip(-1))[0] if clean.flip else None
     everything = torch.arange(len(clean), device=device)
-    return ClientImages(poisoned, labels_too, everything, flip=clean.flip, mirrored=mirrored)
+    return ClientImages(poisoned, changed, everything, flip=clean.flip, mirrored=mirrored)
 
 
 def grid_latents(

@@ -48,5 +48,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         beside.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    except RuntimeError as error:  # torch's zip writer, on a full disk
+        line = str(error).split("\n", 1)[0]
+        raise UserError(f"cannot write {path}: {line}") from None
     finally:
         beside.unlink(missing_ok=True)

@@ -56,7 +56,9 @@ class Checkpoints:
                 damaged.append(str(error))
         if damaged:
             raise UserError("; ".join(damaged))
-        raise UserError(f"{self.folder}: no checkpoint to resume from")
+        raise UserError(
+            f"{self.folder}: no checkpoint yet; start again with `fedgan train ... --overwrite`"
+        )
 
 
 def load(path: Path) -> dict[str, Any]:

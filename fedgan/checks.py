@@ -47,6 +47,10 @@ def check_settings(settings: Experiment) -> None:
 
 
 def _check_attackers(attackers: list[int], clients: int) -> None:
+    if not attackers:
+        raise UserError(
+            "attack.clients: is empty; attack.poison_rate=0 stands for a run without an attack"
+        )
     for client in attackers:
         if not 0 <= client < clients:
             raise UserError(

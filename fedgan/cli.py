@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import sys
 from collections.abc import Sequence
@@ -28,18 +27,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("fedgan").addHandler(handler)
     try:
         command, rest = _parser().parse_known_args(argv)
-        if rest and command.action is not _train:
+        if rest and command.action not in (_train, _resume, _evaluate):
             raise UserError(f"unexpected argument '{rest[0]}'; see --help")
         code: int = command.action(command, rest)
         return code
     except UserError as error:
         return _fail(str(error))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES):
-            raise
-        return _fail(f"{error.filename or 'output'}: {error.strerror}")
     except KeyboardInterrupt:
-        print("fedgan: interrupted", file=sys.stderr)
+        print("fedgan: interrupted; `fedgan resume RUN_DIR` goes on", file=sys.stderr)
         return 130
     finally:
         logging.getLogger("fedgan").removeHandler(handler)
@@ -128,7 +123,7 @@ def _train_help(parser: argparse.ArgumentParser) -> None:
 def _resume(command: argparse.Namespace, rest: list[str]) -> int:
     from fedgan.experiment import resume
 
-    resume(command.run_dir)
+    resume(command.run_dir, rest)
     return 0
 
 
@@ -143,6 +138,7 @@ def _evaluate(command: argparse.Namespace, rest: list[str]) -> int:
         checkpoint=command.checkpoint,
         samples=command.samples,
         encoder=command.encoder,
+        overrides=rest,
     )
     console = Console()
     console.print(figures_table(result["figures"], result["final"]["encoder"]["name"]))

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from fedgan.data.augment import cutout, translate
 from fedgan.images import to_float
 from fedgan.models.base import AdversarialLoss, Generator
-from fedgan.reports import pack
 from fedgan.settings import Training
 from fedgan.updates import flatten, unflatten
 
@@ -79,12 +78,12 @@ class ClientGAN(LightningModule):
         fabric.setup(self, *self.configure_optimizers())
 
     def train_round(
-        self, parameters: Tensor, batches: Iterable[Batch], n_images: int, rng: torch.Generator
+        self, parameters: Tensor, batches: Iterable[Batch], rng: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Starts from the global `parameters` [P], trains on `batches`, returns update and report.
+        """Starts from the global `parameters` [P], trains on `batches`, returns update and losses.
 
-        The update [P] is local minus global; the report is a packed row (`reports.pack`). Both stay
-        on the device.
+        The update [P] is local minus global; the losses [4] are d_loss and g_loss, means over the
+        round, and those of the last mini-batch. Both stay on the device.
         """
         unflatten(parameters, *self._shared)
         self._rng = rng
@@ -98,7 +97,7 @@ class ClientGAN(LightningModule):
             self.steps += 1
         update = flatten(*self._shared) - parameters
         means = sums / (self.steps - before)
-        return update, pack(self.number, n_images, torch.cat([means, last]), update)
+        return update, torch.cat([means, last])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One discriminator step and one generator step on uint8 images [B, C, H, W].
@@ -121,9 +120,10 @@ class ClientGAN(LightningModule):
                 fake = self._augment(self._generate(labels))
             logits = self.discriminator(torch.cat([real, fake]), torch.cat([labels, labels]))
             loss = total = self.loss.discriminator(*logits.float().chunk(2))
-            if penalty_weight:
-                penalty = self.loss.penalty(self.discriminator, real, fake, labels, self._rng)
-                total = loss if penalty is None else loss + penalty_weight * penalty
+        if penalty_weight:
+            # Outside autocast: squared gradients of bf16 have 3 digits.
+            penalty = self.loss.penalty(self.discriminator, real, fake, labels, self._rng)
+            total = loss if penalty is None else loss + penalty_weight * penalty
         optimizer.zero_grad()
         self.manual_backward(total)
         optimizer.step()

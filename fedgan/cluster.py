@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import multiprocessing
 import os
 import pickle
 import socket
@@ -18,11 +20,13 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
-from fedgan.devices import resolve_accelerator
+from fedgan.devices import forks, resolve_accelerator, threads
 from fedgan.errors import UserError
 from fedgan.settings import Cluster as Settings
 
 T = TypeVar("T")
+NO_ROOM = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES)
+"""What the user can mend about a file that cannot be written."""
 
 
 class FederatedStrategy(DDPStrategy):
@@ -49,9 +53,8 @@ class Cluster:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         accelerator = resolve_accelerator(settings)
-        several = settings.devices * settings.nodes > 1
         # fork starts two ranks in 0.1 s where popen takes 12, but CUDA does not survive a fork.
-        self._forks = accelerator == "cpu" and settings.nodes == 1 and several
+        self._forks = forks(settings)
         start = "fork" if self._forks else "popen"
         self.fabric = Fabric(
             accelerator=accelerator,
@@ -93,7 +96,12 @@ class Cluster:
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "answer"
-            self.fabric.launch(_start, self, work, path)  # type: ignore[arg-type]
+            try:
+                self.fabric.launch(_start, self, work, path)  # type: ignore[arg-type]
+            except KeyboardInterrupt:
+                for child in multiprocessing.active_children():
+                    child.terminate()
+                raise
             answer: T = pickle.loads(path.read_bytes())
             return answer
 
@@ -143,14 +151,18 @@ class Cluster:
 
 
 def _start(fabric: Fabric, cluster: Cluster, function: Callable[..., T], *args: Any) -> T:
-    settings = cluster.settings
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    torch.backends.cuda.matmul.allow_tf32 = settings.tf32
-    torch.backends.cudnn.allow_tf32 = settings.tf32
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads(cluster.settings))
+    torch.backends.cuda.matmul.allow_tf32 = cluster.settings.tf32
+    torch.backends.cudnn.allow_tf32 = cluster.settings.tf32
     try:
         return function(cluster, *args)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise UserError(f"cannot write {error.filename or 'output'}: {error.strerror}") from None
     finally:
+        torch.set_num_threads(before)
         if dist.is_initialized():
             dist.destroy_process_group()
 

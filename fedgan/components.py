@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from fedgan.errors import UserError, did_you_mean
 from fedgan.settings import Component
@@ -77,6 +77,7 @@ def build(key: str, choice: Component, cls: type[T]) -> T:
         if name not in names:
             allowed = did_you_mean(name, names) if names else "; it takes none"
             raise UserError(f"{key}.init_args.{name}: unknown argument{allowed}")
+    _refuse_nulls(key, choice.init_args, cls)
     try:
         parsed = parser.parse_object(choice.init_args)
     except ArgumentError as error:
@@ -87,6 +88,19 @@ def build(key: str, choice: Component, cls: type[T]) -> T:
         return cls(**arguments)
     except ValueError as error:
         raise UserError(f"{key}: {error}") from None
+
+
+def _refuse_nulls(key: str, init_args: dict[str, Any], cls: type[Any]) -> None:
+    """jsonargparse lets null through for any type; here only where it is the default or allowed."""
+    try:
+        hints = get_type_hints(cls.__init__)
+    except NameError:  # names that a user's file imports for type checkers only
+        return
+    parameters = inspect.signature(cls).parameters
+    for name, value in init_args.items():
+        allowed = parameters[name].default is None or type(None) in get_args(hints.get(name, Any))
+        if value is None and name in hints and not allowed:
+            raise UserError(f"{key}.init_args.{name}: null is not a value for it")
 
 
 def one_line(error: Exception) -> str:
@@ -105,14 +119,20 @@ def _from_class_path(key: str, path: str, base: type[T]) -> type[T]:
         raise UserError(f"{key}: cannot import '{path}' ({why})") from None
     if not (inspect.isclass(cls) and issubclass(cls, base)):
         raise UserError(f"{key}: '{path}' is not a subclass of {base.__module__}.{base.__name__}")
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
+        raise UserError(f"{key}: '{path}' lacks {missing}")
+    if not hasattr(cls, "name"):
+        cls.name = name  # type: ignore[attr-defined]
     return cls
 
 
 @contextmanager
 def python_path(*folders: Path) -> Iterator[None]:
-    """Puts `folders` in front of the import path while a config's class paths are looked up."""
+    """Adds `folders` to the import path while a config's class paths are looked up: at its end, so
+    that a file called random.py in the working directory hides nobody else's."""
     before = list(sys.path)
-    sys.path[:0] = [str(folder.resolve()) for folder in folders]
+    sys.path += [str(folder.resolve()) for folder in folders]
     try:
         yield
     finally:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
 
 from fedgan.errors import UserError
 from fedgan.settings import Cluster
 
 
-def resolve_accelerator(settings: Cluster) -> str:
+def resolve_accelerator(settings: Cluster) -> Literal["cpu", "cuda"]:
     """`cpu` or `cuda`. Raises `UserError` where more CUDA devices are asked for than there are."""
     if settings.accelerator == "cpu":
         return "cpu"
@@ -32,3 +35,41 @@ def is_main_process() -> bool:
         if os.environ.get(variable):
             return int(os.environ[variable]) == 0
     return True
+
+
+def forks(settings: Cluster) -> bool:
+    """Whether the ranks are forked from this process: several on one CPU machine."""
+    several = settings.devices > 1 and settings.nodes == 1
+    return several and resolve_accelerator(settings) == "cpu"
+
+
+def threads(settings: Cluster) -> int:
+    """CPU threads of each rank: as set, or as OMP_NUM_THREADS says, or an even share of the cores.
+
+    >>> threads(Cluster(threads=3))
+    3
+    """
+    if settings.threads is not None:
+        return settings.threads
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    if said.isdigit() and int(said) > 0:
+        return int(said)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // settings.devices)
+
+
+@contextmanager
+def one_thread_before_a_fork(settings: Cluster) -> Iterator[None]:
+    """Keeps torch to one thread in a process that is going to fork: OpenMP's team of threads does
+    not survive a fork, and a rank that wants to use it waits for ever."""
+    if not forks(settings):
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

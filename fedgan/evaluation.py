@@ -72,7 +72,7 @@ class Examiner:
         """All figures by name, on every rank the same. `tick` is told of each encoded image."""
         # Whole batches are dealt out, so that an image is computed alike whoever computes it.
         batches = self.latents.batches(self.batch)
-        features, logits, scores = [], [], []
+        features, logits, triggers = [], [], []
         for latents, labels in batches[cluster.rank :: cluster.world]:
             images = generate(generator, latents, labels)
             with torch.inference_mode():
@@ -80,21 +80,29 @@ class Examiner:
             features.append(f)
             logits.append(g)
             if self.presence is not None:
-                scores.append(self.presence.scores(images))
+                marks = (self.presence.scores(images), self.presence.amplitudes(images))
+                triggers.append(torch.stack(marks, 1))
             if tick is not None:
                 tick(len(images) * cluster.world)
         figures = self.fidelity.measure(
             self._join(features, cluster, len(batches)), self._join(logits, cluster, len(batches))
         )
         if self.presence is not None:
-            figures |= self._presence(self._join(scores, cluster, len(batches)))
+            figures |= self._presence(self._join(triggers, cluster, len(batches)))
         return figures
 
-    def _presence(self, scores: Tensor) -> dict[str, float]:
+    def _presence(self, triggers: Tensor) -> dict[str, float]:
+        """How often the trigger stands in the images, and how strongly."""
         assert self.presence is not None
+        scores, amplitudes = triggers.unbind(1)
         found = int((scores >= self.presence.threshold).sum())
         low, high = wilson(found, len(scores))
-        return {"presence": found / len(scores), "presence_low": low, "presence_high": high}
+        return {
+            "presence": found / len(scores),
+            "presence_low": low,
+            "presence_high": high,
+            "presence_amplitude": float(amplitudes.median()),
+        }
 
     def _join(self, parts: list[Tensor], cluster: Cluster, batches: int) -> Tensor:
         """Parts computed batch by batch on all ranks, in the order of the batches, on the CPU."""

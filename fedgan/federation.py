@@ -16,7 +16,7 @@ from fedgan.cluster import Cluster
 from fedgan.data.device import ClientImages, steps_in_round
 from fedgan.defenses.base import Defense, Verdict
 from fedgan.evaluation import Examiner, generate
-from fedgan.reports import WIDTH, Report, unpack
+from fedgan.reports import WIDTH, Report, pack, unpack
 from fedgan.seeding import numpy_generator, torch_generator
 from fedgan.server import Server
 from fedgan.settings import Experiment
@@ -163,7 +163,8 @@ class Federation:
             epochs=settings.federation.local_epochs,
             steps=settings.federation.local_steps,
         )
-        return client.gan.train_round(self.server.parameters, batches, len(images), rng)
+        update, losses = client.gan.train_round(self.server.parameters, batches, rng)
+        return update, pack(number, len(images), losses, update)
 
     def fedavg_weights(self, sampled: list[int]) -> Tensor:
         """Weights [n] before any defence, float64, summing to 1."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from fedgan.data.base import Dataset, Source, Split
 from fedgan.data.partition import counts as count_labels
 from fedgan.data.partition import partition
 from fedgan.defenses.base import Defense
-from fedgan.devices import resolve_accelerator
+from fedgan.devices import resolve_accelerator, threads
 from fedgan.errors import UserError
 from fedgan.metrics import find_encoder
 from fedgan.metrics.base import Encoder
@@ -74,15 +74,19 @@ def make_plan(settings: Experiment) -> Plan:
     whatever the user can mend.
     """
     check_settings(settings)
-    resolve_accelerator(settings.cluster)
+    settings.cluster.accelerator = resolve_accelerator(settings.cluster)
+    settings.cluster.threads = threads(settings.cluster)
     with _class_paths(settings):
         pair: Pair = _component("model", settings.model)
         loss: AdversarialLoss = _component("loss", settings.loss)
         attack: Attack = _component("attack", settings.attack)
         defense: Defense = _component("defense", settings.defense)
         look = settings.evaluate
-        watch = find_encoder("evaluate.watch_encoder", as_component(look.watch_encoder))
-        final = find_encoder("evaluate.encoder", as_component(look.encoder))
+        look.watch_encoder, watch = _encoder("evaluate.watch_encoder", look.watch_encoder)
+        look.encoder, final = _encoder("evaluate.encoder", look.encoder)
+    if "every" in settings.loss.init_args:  # for a resume on another kind of machine
+        loss.every = loss.penalty_every(torch.device(settings.cluster.accelerator))
+        settings.loss.init_args["every"] = loss.every
     defense.check(settings.federation.clients_in_round())
 
     dataset, parts, counts = plan_data(settings)
@@ -93,6 +97,12 @@ def make_plan(settings: Experiment) -> Plan:
     # With a rate of 0 nobody poisons, but the trigger is still looked for: the clean arm.
     nobody = isinstance(attack, NoAttack) or settings.attack.poison_rate == 0
     poisoners = () if nobody else settings.attack.clients
+    for client in poisoners:
+        if round(settings.attack.poison_rate * len(parts[client])) == 0:
+            raise UserError(
+                f"attack.poison_rate: {settings.attack.poison_rate} of client {client}'s "
+                f"{len(parts[client])} images is none; 0 stands for a run without an attack"
+            )
     return Plan(
         settings=settings,
         dataset=dataset,
@@ -139,8 +149,18 @@ def _component(key: str, choice: Component) -> Any:
     return build(key, choice, find(key, choice, room, base))
 
 
+def _encoder(key: str, choice: str | dict[str, Any]) -> tuple[str | dict[str, Any], Encoder]:
+    """An encoder, and what config.yaml is to say of it: its mapping with every argument."""
+    component = as_component(choice)
+    encoder = find_encoder(key, component)
+    mapping = {k: v for k, v in asdict(component).items() if v not in (None, {})}
+    return (mapping if len(mapping) > 1 else choice), encoder
+
+
 def _acquire(dataset: Dataset, source: Source, parts: list[np.ndarray], seed: int) -> Dataset:
     """The data set with each client's training images as its own equipment takes them."""
+    if type(source).acquire is Source.acquire:
+        return dataset
     images = dataset.train.images.clone()
     for client, part in enumerate(parts):
         index = torch.from_numpy(part)

@@ -40,13 +40,17 @@ WIDTH = 7
 
 
 def pack(client: int, n_images: int, losses: Tensor, update: Tensor) -> Tensor:
-    """A report as a float64 row [7] on the client's device, ready for an all-gather.
+    """What a client reports, and whether its update is finite: a float64 row [7], ready for an
+    all-gather.
 
     `losses` is [4]: d_loss, g_loss, d_loss_last, g_loss_last; nothing here waits for the device.
     """
-    head = torch.tensor([client, n_images], dtype=torch.float64, device=losses.device)
-    finite = torch.isfinite(update).all().double().view(1)
-    return torch.cat([head, losses.double(), finite])
+    row = losses.new_empty(WIDTH, dtype=torch.float64)
+    row[0].fill_(client)
+    row[1].fill_(n_images)
+    row[2:6] = losses
+    row[6] = torch.isfinite(update).all()
+    return row
 
 
 def unpack(rows: Tensor, round: int) -> list[Report]:

@@ -8,17 +8,15 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fedgan import __version__
 from fedgan.cache import write_atomically
-from fedgan.cluster import Cluster
-from fedgan.federation import Federation
 from fedgan.plan import Plan
 from fedgan.tracking.base import RunInfo
 from fedgan.tracking.records import CLIENTS, METRICS, read_table
@@ -27,6 +25,10 @@ PACKAGES = (
     *("lightning", "torch", "torchvision", "torchmetrics", "torch-fidelity"),
     *("medmnist", "wandb", "numpy", "scikit-learn"),
 )
+
+if TYPE_CHECKING:  # so that writing a summary does not wait for Lightning
+    from fedgan.cluster import Cluster
+    from fedgan.federation import Federation
 
 Row = dict[str, Any]
 
@@ -78,19 +80,22 @@ def summarise(
     }
 
 
-def detection(rows: Iterable[Row]) -> dict[str, Any]:
-    """How flags fell on clients that poisoned in a round and on those that did not, counted over
-    client-rounds. Rates are null where there is nothing to count."""
-    bad = [row["flagged"] == "True" for row in rows if row["malicious"] == "True"]
-    good = [row["flagged"] == "True" for row in rows if row["malicious"] == "False"]
-    return {
-        "malicious_client_rounds": len(bad),
-        "malicious_flagged": sum(bad),
-        "true_positive_rate": sum(bad) / len(bad) if bad else None,
-        "benign_client_rounds": len(good),
-        "benign_flagged": sum(good),
-        "false_positive_rate": sum(good) / len(good) if good else None,
-    }
+def detection(rows: Sequence[Row]) -> dict[str, Any]:
+    """How flags, and losses of weight, fell on clients that poisoned in a round and on those that
+    did not, counted over all client-rounds. A flag costs weight only in rounds in which the rule
+    acts: not in its warm-up, nor where it flags too many. Rates are null where nothing counts."""
+    found: dict[str, Any] = {}
+    for who, truth, rate in (
+        ("malicious", "True", "true_positive_rate"),
+        ("benign", "False", "false_positive_rate"),
+    ):
+        own = [row for row in rows if row["malicious"] == truth]
+        flagged = sum(row["flagged"] == "True" for row in own)
+        found[f"{who}_client_rounds"] = len(own)
+        found[f"{who}_flagged"] = flagged
+        found[f"{who}_suppressed"] = sum(row["suppressed"] == "True" for row in own)
+        found[rate] = flagged / len(own) if own else None
+    return found
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -121,6 +126,7 @@ def _client(number: int, rows: list[Row], info: RunInfo, fair: float) -> dict[st
         "n_images": info.n_images[number],
         "rounds": len(own),
         "flagged_rounds": [int(row["round"]) for row in own if row["flagged"] == "True"],
+        "suppressed_rounds": [int(row["round"]) for row in own if row["suppressed"] == "True"],
         "left_out_rounds": [int(row["round"]) for row in own if row["status"] != "ok"],
         "final_weight": float(own[-1]["weight"]) if own else None,
         "fair_weight": fair,

@@ -13,7 +13,7 @@ from fedgan.data.device import ClientImages
 from fedgan.models.base import ImageShape
 from fedgan.models.dcgan import DCGAN
 from fedgan.models.losses import Relativistic
-from fedgan.reports import unpack
+from fedgan.reports import pack, unpack
 from fedgan.seeding import torch_generator
 from fedgan.settings import Training
 from fedgan.updates import flatten
@@ -51,7 +51,8 @@ def shared(gan):
 def play(gan, parameters, round=1, steps=STEPS):
     rng = torch_generator(7, "test", round)
     batches = images().batches(8, rng, epochs=1, steps=steps)
-    return gan.train_round(parameters, batches, 40, rng)
+    update, losses = gan.train_round(parameters, batches, rng)
+    return update, pack(3, 40, losses, update)
 
 
 def plain_loop(steps=STEPS):

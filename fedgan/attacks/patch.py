@@ -21,8 +21,8 @@ class Patch(Attack):
     2207.00762. x'[R] = (1 - opacity) * x[R] + opacity * pattern, for the square R, on bytes.
 
     Args:
-        pattern: `checkerboard`, black and white; `mosaic`, a fixed many-coloured random pattern,
-            gray on gray images.
+        pattern: `checkerboard`, black and white; `mosaic`, a fixed random pattern of 4
+            levels in each channel: coloured, or gray on gray images.
         size: edge in pixels.
         area: share of the image's area, in (0, 1]; takes the place of `size`. The edge is rounded
             to whole pixels, at least 2.
@@ -125,7 +125,7 @@ class Patch(Attack):
             board = ((steps[:, None] + steps[None, :]) % 2 == 0).to(torch.uint8) * 255
             return board.expand(channels, -1, -1).clone()
         fixed = torch.Generator().manual_seed(20221018)
-        return torch.randint(2, (channels, edge, edge), generator=fixed).to(torch.uint8) * 255
+        return torch.randint(4, (channels, edge, edge), generator=fixed).to(torch.uint8) * 85
 
     def _place(self, size: int) -> tuple[int, int]:
         edge = self.edge(size)

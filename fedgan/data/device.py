@@ -43,10 +43,6 @@ class ClientImages:
     def __len__(self) -> int:
         return len(self.index)
 
-    def own(self) -> tuple[Tensor, Tensor]:
-        """A copy of this client's images and labels."""
-        return self.images[self.index], self.labels[self.index]
-
     def batches(
         self, batch_size: int, rng: torch.Generator, *, epochs: int, steps: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:

@@ -11,7 +11,15 @@ from torch.nn.functional import avg_pool2d, conv2d
 FALSE_ALARM = 0.001
 """Share of images without a trigger that may be taken for triggered ones."""
 LEAST_SCORE = 0.5
-"""A trigger counts from half of its own amplitude on, however clean the images are."""
+"""Score from which a trigger counts, however clean the images are."""
+FAINTEST = 0.1
+"""Least amplitude that counts, as a share of the stamped images'. One attacker among four leaves
+its trigger in nearly every image, at a fifth of its amplitude, for averaging generators blends it;
+clean generators stay under a twentieth."""
+LIKEST = 0.7
+"""Least correlation that counts, as a share of the stamped images'. At a half, 2.6 % of the images
+of an unpoisoned generator after 48 steps passed for triggered, at 0.7 it is 0.9 %; of attacked ones
+67 to 86 % instead of 86 %."""
 CHUNK = 128
 """Images scored at a time; bounds the memory."""
 
@@ -29,14 +37,14 @@ class TriggerPresence:
 
     An image's score, in [0, 1], is
 
-        score = min(beta / beta*, ncc, z / 2 kappa)
+        score = min(beta / (0.2 beta*), ncc / (1.4 ncc*), z / 2 kappa)
 
     or, where the trigger's place is random, the largest of all places'. It is at least a half where
-    the amplitude is at least half of beta*, the median of the stamped images, the correlation at
-    least a half, and z at least kappa, the quantile that white noise exceeds in 0.1 % of images
-    (3.1 at one place), or half of the stamped images' median z if that is less, so that a trigger
-    half as strong as the attacker's is still one. |x| and the rms are never taken to be below one
-    gray level, so that flat images have no say.
+    the amplitude is at least a tenth of beta*, the median of the stamped images, the correlation at
+    least 0.7 of ncc*, likewise, and z at least kappa, the quantile that white noise exceeds in
+    0.1 % of images (3.1 at one place), or half of the stamped images' median z if that is less, so
+    that a trigger half as strong as the attacker's is still one. |x| and the rms are never taken to
+    be below one gray level, so that flat images have no say.
 
     An image counts as triggered where its score reaches `threshold`: a half, or the 99.9 % quantile
     of the clean images' scores if that is more. All this is set on every other image of `clean` and
@@ -78,8 +86,8 @@ class TriggerPresence:
         self._norm = float(self._template.square().sum().sqrt())
         if self._norm < math.sqrt(pattern.numel()):
             raise ValueError("the trigger's pattern has no contrast: it is all one colour")
-        # neutral scales, for the amplitude and z of the stamped images at the trigger's place
-        self._amplitude, self._kappa = 1.0, 1.0
+        # neutral scales, for what the stamped images have at the trigger's place
+        self._amplitude, self._likeness, self._kappa = 1.0, 1.0, 1.0
         self._calibrate(clean[::2], stamped[::2])
         self._validate(clean[1::2], stamped[1::2])
         self.reset()
@@ -92,6 +100,19 @@ class TriggerPresence:
         self._check_images("images", images)
         parts = [self._score(*self._maps(chunk)) for chunk in torch.split(images, CHUNK)]
         return torch.cat(parts) if parts else torch.empty(0, device=images.device)
+
+    def amplitudes(self, images: Tensor) -> Tensor:
+        """The trigger's amplitude in each of uint8 images [N, C, H, W], as a share of the stamped
+        images' median: 0 is none, 1 the attacker's own; float32 [N].
+
+        Where the place is random, at the place that looks most like it.
+        """
+        self._check_images("images", images)
+        found = []
+        for chunk in torch.split(images, CHUNK):
+            beta, ncc, _ = (m.flatten(1) for m in self._maps(chunk))
+            found.append(beta.gather(1, ncc.argmax(1, keepdim=True))[:, 0] / self._amplitude)
+        return torch.cat(found) if found else torch.empty(0, device=images.device)
 
     def reset(self) -> None:
         """Forgets the images seen so far."""
@@ -145,20 +166,24 @@ class TriggerPresence:
         return total.clamp_min(0) / places.round().clamp_min(1)
 
     def _score(self, beta: Tensor, ncc: Tensor, z: Tensor) -> Tensor:
-        score = torch.minimum(beta / self._amplitude, ncc)
+        score = torch.minimum(
+            beta / (2 * FAINTEST * self._amplitude), ncc / (2 * LIKEST * self._likeness)
+        )
         score = torch.minimum(score, z / (2 * self._kappa))
         return score.flatten(1).amax(1).clamp(0, 1)
 
     def _calibrate(self, clean: Tensor, stamped: Tensor) -> None:
-        betas, zs = [], []
+        betas, likenesses, zs = [], [], []
         places = 1
         for chunk in torch.split(stamped, CHUNK):
             beta, ncc, z = (m.flatten(1) for m in self._maps(chunk))
             places = beta.shape[1]
             best = ncc.argmax(1, keepdim=True)  # where it is random: where it looks most like it
             betas.append(beta.gather(1, best))
+            likenesses.append(ncc.gather(1, best))
             zs.append(z.gather(1, best))
         self._amplitude = max(float(torch.cat(betas).median()), 1 / self._norm)
+        self._likeness = max(float(torch.cat(likenesses).median()), 0.1)
         noise = -float(torch.special.ndtri(torch.tensor(FALSE_ALARM / places, dtype=torch.float64)))
         self._kappa = max(min(noise, float(torch.cat(zs).median()) / 2), 1e-3)
         clean_scores = self.scores(clean).double().cpu()

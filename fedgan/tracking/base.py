@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ class RunInfo:
     counts: list[list[int]]
     """Images of each class that each client holds."""
     classes: tuple[str, ...]
-    images_in_round: int
-    """Images that a round trains on if every client is drawn."""
+    images_in_round: float
+    """Images that the clients of a round train on, on average."""
+    world: int = 1
+    """Ranks, each of which tells its own clients only."""
     first_round: int = 1
     """1, or the round after the checkpoint that this run resumes."""
 
@@ -77,6 +80,7 @@ class RoundRecord:
                 "weight": 0.0,
                 "score": float("nan"),
                 "flagged": False,
+                "suppressed": False,
                 "malicious": report.client in self.attackers,
                 "status": report.status,
             }
@@ -84,6 +88,8 @@ class RoundRecord:
                 row["weight"] = float(self.verdict.weights[position])
                 row["score"] = float(self.verdict.scores[position])
                 row["flagged"] = bool(self.verdict.flagged[position])
+                # A flag costs weight only in a round in which the rule acts.
+                row["suppressed"] = row["flagged"] and self.verdict.acted
                 position += 1
             rows.append(row)
         return rows
@@ -138,5 +144,6 @@ class Observers(Observer):
             member.on_end(summary)
 
     def close(self) -> None:
-        for member in self.members:
-            member.close()
+        with ExitStack() as stack:  # each is closed, even if another cannot be
+            for member in self.members:
+                stack.callback(member.close)

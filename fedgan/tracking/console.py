@@ -25,10 +25,12 @@ class Screen(Observer):
     def on_start(self, info: RunInfo) -> None:
         self._info = info
         self._rounds = info.settings.federation.rounds
+        self._left = self._rounds - info.first_round + 1
         self._started = time.perf_counter()
         self._round_ends: list[float] = []
         self._encoded = 0
         self._trained = 0
+        self._this_round = 0
         self.console.print(partition_table(info))
         if self.console.is_terminal:
             self._progress = Progress(
@@ -42,23 +44,28 @@ class Screen(Observer):
             )
             self._task = self._progress.add_task(
                 f"round {info.first_round}/{self._rounds}",
-                total=(self._rounds - info.first_round + 1) * info.images_in_round,
+                total=self._left,
                 note="",
             )
             self._progress.start()
 
     def on_client(self, round: int, client: int, images: int) -> None:
         if self._progress is not None:
+            images *= self._info.world  # the other ranks are about as far
             self._trained += images
+            self._this_round += images
             elapsed = time.perf_counter() - self._started
             self._progress.update(
                 self._task,
-                advance=images,
+                completed=len(self._round_ends)
+                + min(1.0, self._this_round / self._info.images_in_round),
                 description=f"round {round}/{self._rounds}, client {client}",
                 note=f"{self._trained / elapsed:.0f} images/s{self._time_left(round - 1)}",
             )
 
     def on_encoded(self, images: int, total: int) -> None:
+        if self._progress is None and self._encoded == 0 and len(self._round_ends) == self._left:
+            self.console.print(f"measuring {total} generated images", highlight=False)
         self._encoded += images
         done = min(self._encoded, total)
         if self._progress is not None:
@@ -68,7 +75,9 @@ class Screen(Observer):
 
     def on_round(self, record: RoundRecord) -> None:
         self._round_ends.append(time.perf_counter())
+        self._this_round = 0
         if self._progress is not None:
+            self._progress.update(self._task, completed=len(self._round_ends))
             if record.figures:
                 self._progress.console.print(self._line(record), highlight=False)
             return
@@ -146,6 +155,9 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+LABELS = {"presence": "trigger presence", "presence_amplitude": "its median amplitude"}
+
+
 def partition_table(info: RunInfo) -> Table:
     """Who holds what."""
     table = Table(title=f"who holds what: {info.settings.partition.name}", title_justify="left")
@@ -189,8 +201,10 @@ def figures_table(figures: dict[str, float], encoder: str) -> Table:
         if key == "presence":
             low, high = figures["presence_low"], figures["presence_high"]
             shown = f"{value:.1%} ({low:.1%} to {high:.1%})"
+        elif key == "presence_amplitude":
+            shown = f"{value:.1%}"
         table.add_row(
-            {"presence": "trigger presence"}.get(key, key),
+            LABELS.get(key, key),
             shown,
             "" if floor is None else f"{floor:.4g}",
             "" if ratio is None else f"{ratio:.2f}",
@@ -203,7 +217,8 @@ def figures_table(figures: dict[str, float], encoder: str) -> Table:
 def _clients_table(summary: dict[str, Any]) -> Table:
     table = Table(title=f"the defence: {summary['defense']}", title_justify="left")
     table.add_column("client")
-    for column in ("images", "rounds flagged", "first", "last", "final weight", "fair weight"):
+    columns = ("images", "rounds flagged", "first", "last", "lost weight in")
+    for column in (*columns, "final weight", "fair weight"):
         table.add_column(column, justify="right")
     for row in summary["clients"]:
         name = f"{row['client']} [red]malicious[/]" if row["malicious"] else str(row["client"])
@@ -214,6 +229,7 @@ def _clients_table(summary: dict[str, Any]) -> Table:
             f"{len(rounds)} of {row['rounds']}",
             str(rounds[0]) if rounds else "",
             str(rounds[-1]) if rounds else "",
+            str(len(row["suppressed_rounds"])),
             "" if row["final_weight"] is None else f"{row['final_weight']:.3f}",  # never drawn
             f"{row['fair_weight']:.3f}",
         )

@@ -58,8 +58,10 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values()]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    return list(csv.DictReader(lines))
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 import urllib.parse
 from dataclasses import asdict
 from typing import Any
@@ -13,6 +14,8 @@ from fedgan.settings import Wandb
 from fedgan.tracking.base import Observer, RoundRecord, RunInfo
 from fedgan.tracking.pictures import sample_grid
 
+LONGEST_FINISH = 120
+"""Seconds that the end of a run waits for W&B."""
 log = logging.getLogger(__name__)
 
 
@@ -118,4 +121,9 @@ class WandbTracker(Observer):
 
     def _finish(self) -> None:
         if hasattr(self, "_logger"):
-            self._logger.experiment.finish()
+            # A network that died during the run would keep finish waiting without end.
+            last = threading.Thread(target=self._logger.experiment.finish, daemon=True)
+            last.start()
+            last.join(timeout=LONGEST_FINISH)
+            if last.is_alive():
+                log.warning("W&B: not all sent after %d s; `wandb sync` sends it", LONGEST_FINISH)

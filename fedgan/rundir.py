@@ -1,0 +1,83 @@
+"""The run directory: whether it may be made, and making it whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+from fedgan import config
+from fedgan.errors import UserError
+from fedgan.settings import Experiment
+
+CONFIG = "config.yaml"
+
+
+def check_run_dir(run_dir: Path, *, overwrite: bool) -> None:
+    """Raises `UserError` where a run must not, or cannot, be written to `run_dir`.
+
+    `--overwrite` replaces runs of fedgan and empty folders, never anything else.
+    """
+    here, cwd = run_dir.resolve(), Path.cwd()
+    if here == cwd or here in cwd.parents or here == Path.home():
+        raise UserError(f"run_dir: {run_dir} holds more than a run; name a folder of its own")
+    if run_dir.exists() or run_dir.is_symlink():
+        if not overwrite:
+            raise UserError(
+                f"run_dir: {run_dir} exists; --overwrite replaces it, "
+                f"`fedgan resume {run_dir}` goes on with it"
+            )
+        if run_dir.is_symlink() or not run_dir.is_dir():
+            raise UserError(f"run_dir: {run_dir} is no folder; --overwrite leaves it alone")
+        if any(run_dir.iterdir()) and not (run_dir / CONFIG).is_file():
+            raise UserError(
+                f"run_dir: {run_dir} is no run of fedgan (it has no {CONFIG}); "
+                "--overwrite leaves it alone"
+            )
+    above = here.parent
+    while not above.exists():
+        above = above.parent
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"run_dir: cannot write {run_dir}: {above} cannot be written")
+
+
+def make_run_dir(run_dir: Path, settings: Experiment, needed: int) -> None:
+    """Makes the run directory with config.yaml in it, or nothing; an older one goes only now.
+
+    `needed` is the room for checkpoints in bytes. Raises `UserError` where the disk is read-only,
+    or too full for them.
+    """
+    fresh, old = (run_dir.with_name(f".{run_dir.name}.{end}") for end in ("new", "old"))
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        (fresh / "checkpoints").mkdir(parents=True)
+        if shutil.disk_usage(fresh).free < needed:
+            raise OSError(errno.ENOSPC, "the disk has no room for the checkpoints")
+        (fresh / CONFIG).write_text(config.dump(settings), encoding="utf-8")
+        if run_dir.exists():
+            run_dir.replace(old)
+        fresh.replace(run_dir)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise UserError(f"run_dir: cannot write {run_dir}: {error.strerror}") from None
+
+
+def read_settings(run_dir: Path, overrides: list[str]) -> Experiment:
+    """The settings of a run, with overrides of what may change after its start.
+
+    Raises `UserError` where there is no run, or for a key that would make it another run.
+    """
+    path = run_dir / CONFIG
+    if not path.is_file():
+        raise UserError(f"{run_dir}: no run here (it has no {CONFIG})")
+    for override in overrides:
+        if not override.startswith(("--cluster.", "--evaluate.", "--tracking.")):
+            raise UserError(
+                f"{override}: of a run that has begun, only --cluster.*, --evaluate.* and "
+                "--tracking.* can be changed"
+            )
+    settings = config.read(path, overrides)
+    settings.run_dir = str(run_dir)  # it may have been moved since
+    return settings

@@ -20,7 +20,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
-from fedgan.devices import forks, resolve_accelerator, threads
+from fedgan.devices import forks, launched_outside, resolve_accelerator, threads
 from fedgan.errors import UserError
 from fedgan.settings import Cluster as Settings
 
@@ -73,7 +73,7 @@ class Cluster:
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         try:
-            with _meeting_point(self.settings):
+            with _own_environment(self.settings):
                 if self._forks:
                     return self._launch_forks(function, *args)
                 answer: T = self.fabric.launch(_start, self, function, *args)  # type: ignore[arg-type]
@@ -182,17 +182,31 @@ def place(sizes: Sequence[int], world: int) -> list[int]:
     return owners
 
 
+LEFT_BEHIND = (
+    *("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"),
+    "OMP_NUM_THREADS",
+)
+"""What Lightning's launcher writes into the environment of this process, and leaves there."""
+
+
 @contextmanager
-def _meeting_point(settings: Settings) -> Iterator[None]:
-    """A free port on this machine for ranks to meet at, where nobody has named one: Lightning draws
-    one at random without asking whether it is free."""
-    if "MASTER_PORT" in os.environ or settings.nodes > 1:
-        yield
-        return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
+def _own_environment(settings: Settings) -> Iterator[None]:
+    """The environment of one launch, put back after it: the next run in this process must not take
+    itself for a rank of the last one.
+
+    Gives ranks a free port of this machine to meet at, where nobody has named one: Lightning draws
+    one at random without asking whether it is free.
+    """
+    before = {name: os.environ.get(name) for name in LEFT_BEHIND}
+    if "MASTER_PORT" not in os.environ and settings.nodes == 1 and not launched_outside():
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
     try:
         yield
     finally:
-        os.environ.pop("MASTER_PORT", None)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -37,9 +37,14 @@ def is_main_process() -> bool:
     return True
 
 
+def launched_outside() -> bool:
+    """Whether torchrun, srun or Fabric's own launcher has started this process as one of many."""
+    return any(os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
 def forks(settings: Cluster) -> bool:
     """Whether the ranks are forked from this process: several on one CPU machine."""
-    several = settings.devices > 1 and settings.nodes == 1
+    several = settings.devices > 1 and settings.nodes == 1 and not launched_outside()
     return several and resolve_accelerator(settings) == "cpu"
 
 

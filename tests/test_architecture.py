@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ LAYERS = [  # from the top; a module imports from its own row or from those belo
     ["__main__"],
     ["cli"],
     ["experiment"],
+    ["ranks", "rundir"],
     ["summary", "assembly"],
     ["plan"],
     ["federation"],
@@ -20,6 +24,8 @@ LAYERS = [  # from the top; a module imports from its own row or from those belo
     ["models", "data", "updates", "reports", "images"],
     ["settings", "errors", "seeding", "cache", "components"],
 ]
+LIGHT = ["cli", "experiment", "plan", "rundir", "summary", "checkpoint", "devices", "config"]
+"""Importing these imports no Lightning, which takes seconds; type checkers aside."""
 ROOMS = ["attacks", "data", "defenses", "metrics", "models"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -81,6 +87,23 @@ def test_rooms_do_not_know_one_another(room):
 
 def test_nothing_imports_the_command_line():
     assert {h for h, t in arrows() if room_of(t) == "cli"} <= {"fedgan.__main__"}
+
+
+def test_light_modules_do_not_import_lightning():
+    script = f"""
+import importlib, sys
+for module in {LIGHT!r}:
+    importlib.import_module("fedgan." + module)
+    assert "lightning" not in sys.modules, module
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_no_module_imports_itself_in_a_ring():

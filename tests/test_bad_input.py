@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ import yaml
 from fedgan.cli import main
 from fedgan.experiment import run
 
+ROOT = Path(__file__).resolve().parents[1]
 TABLE = [  # what is wrong, what the line must say
     ({"attack.poison_rate": 1.5}, r"attack\.poison_rate: 1\.5 is not in \[0, 1\]"),
     ({"attack.poison_rate": -0.1}, r"attack\.poison_rate: -0\.1 is not in \[0, 1\]"),
@@ -21,6 +24,8 @@ TABLE = [  # what is wrong, what the line must say
     ({"attack.name": "patch", "attack.clients": [-1]}, r"attack\.clients: .*client -1"),
     ({"attack.name": "patch", "attack.clients": [1, 1]}, r"attack\.clients: .*twice"),
     ({"attack.name": "patch", "attack.clients": [0, 1, 2]}, r"attack\.clients: all 3 .*malicious"),
+    ({"attack.name": "patch", "attack.clients": []}, r"attack\.clients: is empty"),
+    ({"attack.name": "patch", "attack.poison_rate": 0.03}, r"poison_rate: 0\.03 of client 0's 16"),
     ({"attack.from_round": 0}, r"attack\.from_round: 0 is too small"),
     ({"attack.from_round": 5, "attack.until_round": 4}, r"attack\.until_round: 4"),
     ({"attack.name": "patch", "attack.init_args": {"size": 17}}, r"size: .*17.*16x16"),
@@ -58,6 +63,7 @@ TABLE = [  # what is wrong, what the line must say
     ({"checkpoint.keep": 0}, r"checkpoint\.keep: 0"),
     ({"cluster.devices": 0}, r"cluster\.devices: 0"),
     ({"seed": -1}, r"seed: -1"),
+    ({"loss.init_args": {"gamma": None}}, r"loss\.init_args\.gamma: null is not a value"),
     ({"attack.class_path": "no_such_module.Attack"}, r"attack\.class_path: .*no_such_module"),
     ({"attack.class_path": "fedgan.attacks.patch.Path"}, r"attack\.class_path: .*'Path'"),
     ({"attack.class_path": "Attack"}, r"attack\.class_path: .*module\.ClassName"),
@@ -106,20 +112,151 @@ def test_an_existing_run_directory_is_not_touched(write, capsys, tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
 
 
-def test_overwrite_with_a_bad_config_keeps_the_old_run(write, capsys, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "thesis.txt").write_text("years of work")
-    refused(capsys, "rounds", "train", write({"federation.rounds": 0}), "--overwrite")
-    assert (tmp_path / "run" / "thesis.txt").exists()
+def fill(folder):
+    """Makes a folder look like a run of fedgan with a thesis in it."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("seed: 1")
+    (folder / "thesis.txt").write_text("years of work")
+    return folder
 
 
-def test_overwrite(write, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "old.txt").write_text("old")
+def tree(folder):
+    """All there is under a folder, and what is in it; links as links."""
+    return {
+        str(path.relative_to(folder)): path.readlink()
+        if path.is_symlink()
+        else path.is_file() and path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"federation.rounds": 0}, "rounds"),
+        ({"data.path": "nowhere.npz"}, "nowhere"),
+        ({"attack.name": "patch", "attack.poison_rate": 0.03}, "poison_rate"),
+    ],
+)
+def test_overwrite_with_a_bad_config_keeps_the_old_run(write, capsys, tmp_path, changes, words):
+    fill(tmp_path / "run")
+    path = write(changes)
+    before = tree(tmp_path)
+    refused(capsys, words, "train", path, "--overwrite")
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("there", ["a run", "an empty folder", "nothing"])
+def test_overwrite(write, tmp_path, there):
+    if there == "a run":
+        fill(tmp_path / "run")
+    elif there == "an empty folder":
+        (tmp_path / "run").mkdir()
     assert main(["train", write({"federation.rounds": 1}), "--overwrite"]) == 0
     assert (tmp_path / "run" / "summary.json").exists()
-    assert not (tmp_path / "run" / "old.txt").exists()
-    assert not (tmp_path / ".run.new").exists()
+    assert not (tmp_path / "run" / "thesis.txt").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.yaml", "run"}
+
+
+def a_folder(at):
+    at.mkdir()
+    (at / "thesis.txt").write_text("years of work")
+
+
+def a_folder_of_runs(at):
+    fill(at / "one")
+
+
+def a_file(at):
+    at.write_text("years of work")
+
+
+def a_link_to_a_run(at):
+    at.symlink_to(fill(at.with_name("elsewhere")))
+
+
+def a_link_to_an_empty_folder(at):
+    at.with_name("elsewhere").mkdir()
+    at.symlink_to(at.with_name("elsewhere"))
+
+
+def a_link_to_nothing(at):
+    at.symlink_to(at.with_name("elsewhere"))
+
+
+NO_RUNS = [
+    (a_folder, r"is no run of fedgan \(it has no config\.yaml\)"),
+    (a_folder_of_runs, "is no run of fedgan"),
+    *((make, "is no folder") for make in (a_file, a_link_to_a_run)),
+    *((make, "is no folder") for make in (a_link_to_an_empty_folder, a_link_to_nothing)),
+]
+
+
+@pytest.mark.parametrize(("make", "words"), NO_RUNS)
+def test_overwrite_leaves_alone_what_is_no_run(write, capsys, tmp_path, make, words):
+    make(tmp_path / "run")
+    path = write()
+    before = tree(tmp_path)
+    refused(capsys, f"run_dir: .*run {words}", "train", path, "--overwrite")
+    refused(capsys, "run_dir: .*run exists", "train", path)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("overwrite", [["--overwrite"], []])
+@pytest.mark.parametrize(
+    "run_dir", [".", "..", "here/..", "{here}", "{above}", "/", "{home}", "{home}/sub/.."]
+)
+def test_folders_that_are_never_a_run(write, capsys, tmp_path, monkeypatch, run_dir, overwrite):
+    above, home = fill(tmp_path / "above"), fill(tmp_path / "home")
+    here = fill(above / "here")
+    (here / "here").mkdir()
+    (home / "sub").mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(home))
+    path = write({"run_dir": run_dir.format(here=here, above=above, home=home)})
+    before = tree(tmp_path)
+    words = "run_dir: .* holds more than a run; name a folder of its own"
+    refused(capsys, words, "train", path, *overwrite)
+    assert tree(tmp_path) == before
+
+
+def test_what_a_killed_overwrite_left_behind_is_in_nobodys_way(write, tmp_path):
+    fill(tmp_path / "run")
+    (tmp_path / ".run.new" / "checkpoints").mkdir(parents=True)
+    assert main(["train", write({"federation.rounds": 1}), "--overwrite"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.yaml", "run"}
+
+
+def test_refusals_do_not_wait_for_lightning(write, tiny_npz, tmp_path):
+    fill(tmp_path / "old")
+    lines = [
+        ["--attack.clients=[9]", "--attack.name=patch"],
+        ["--federation.rounds=0"],
+        ["--loss.name=wgan"],
+        ["--model.init_args.width=0"],
+        ["--data.path=nowhere.npz"],
+        ["--partition.min_images=40"],
+        ["--attack.name=patch", "--attack.init_args.size=17"],
+        ["--attack.name=patch", "--attack.poison_rate=0.03"],
+        ["--cluster.accelerator=cuda", "--cluster.devices=999"],
+        [f"--run_dir={tmp_path / 'old'}"],
+        ["--defense.name=feddetect", "--federation.sample=0.5"],
+    ]
+    commands = [["train", write(), *line] for line in lines]
+    commands += [["resume", str(tmp_path)], ["evaluate", str(tmp_path / "old"), "--seed=2"]]
+    commands += [["resume", str(tmp_path / "old")]]  # has no checkpoint
+    script = f"""
+import sys
+from fedgan.cli import main
+for command in {commands!r}:
+    assert main(command) == 2, command
+    assert "lightning" not in sys.modules, command
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) == len(commands), done.stderr
 
 
 def test_a_place_that_cannot_be_written(write, capsys, tmp_path):
@@ -144,7 +281,9 @@ def test_a_read_only_disk(write, capsys, tmp_path):
     umount = mounted(tmp_path / "disk", "ro")
     try:
         path = str(tmp_path / "disk" / "run")
-        refused(capsys, "run_dir: cannot write .*[Rr]ead-only", "train", write({"run_dir": path}))
+        words = r"run_dir: cannot write \S+/disk/run\S*: \S+/disk cannot be written"
+        refused(capsys, words, "train", write({"run_dir": path}))
+        refused(capsys, words, "train", write({"run_dir": f"{path}/deeper/still"}))
     finally:
         umount()
 
@@ -196,3 +335,48 @@ def test_the_newest_corrupted_goes_back_to_the_one_before(finished, capsys, tmp_
 
 def test_evaluate_of_a_checkpoint_that_is_not_there(finished, capsys):
     refused(capsys, "x.pt: no such file", "evaluate", str(finished), "--checkpoint=x.pt")
+
+
+@pytest.mark.parametrize("command", ["resume", "evaluate"])
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("--seed=2", r"--seed=2: of a run that has begun, only --cluster\.\*"),
+        ("--federation.rounds=9", r"--federation\.rounds=9: of a run that has begun"),
+        ("--attack.name=none", r"--attack\.name=none: of a run that has begun"),
+        ("--run_dir=x", r"--run_dir=x: of a run that has begun"),
+        ("--clusters.devices=2", r"--clusters\.devices=2: of a run that has begun"),
+        ("--cluster={}", r"--cluster=\{\}: of a run that has begun"),
+        ("x", r"x: of a run that has begun"),
+        ("--cluster.device=2", r"--cluster\.device: unknown key; did you mean 'devices'"),
+        ("--cluster.devices=0", r"cluster\.devices: 0"),
+        ("--cluster.devices=two", r"cluster\.devices.*two"),
+        ("--evaluate.encoder=incepton", r"did you mean 'inception'"),
+    ],
+)
+def test_overrides_that_a_begun_run_refuses(finished, capsys, command, override, words):
+    before = tree(finished)
+    refused(capsys, words, command, str(finished), override)
+    assert tree(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "old", "new", "words"),
+    [
+        ("resume", " width: 4", " width: 6", r"the checkpoint has \d+ shared parameters, the netw"),
+        ("resume", "share: both", "share: generator", r"the checkpoint has \d+ shared parameters"),
+        ("resume", "clients: 3", "clients: 4", "the checkpoint has 3 clients, config.yaml 4"),
+        ("resume", "clients: 3", "clients: 2", "the checkpoint has 3 clients, config.yaml 2"),
+        ("evaluate", " width: 4", " width: 6", "the checkpoint is of another generator"),
+    ],
+)
+def test_a_config_that_was_edited(finished, capsys, tmp_path, command, old, new, words):
+    shutil.copytree(finished, tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    tables = ("metrics.csv", "clients.csv", "summary.json")
+    before = [(tmp_path / "run" / name).read_bytes() for name in tables]
+    refused(capsys, words, command, str(tmp_path / "run"))
+    assert [(tmp_path / "run" / name).read_bytes() for name in tables] == before

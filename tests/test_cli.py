@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 
@@ -88,10 +89,13 @@ def test_train_from_the_shell_and_resume(fedgan_command, tiny, tmp_path, capsys)
 def test_evaluate_prints_the_figures(tiny, tmp_path, capsys):
     fedgan.run(tiny({"run_dir": str(tmp_path / "run")}))
     capsys.readouterr()
-    assert main(["evaluate", str(tmp_path / "run"), "--samples=16"]) == 0
-    said = capsys.readouterr().out
-    assert "fd_domain" in said
-    assert "evaluation.json" in said
+    for samples in ("--samples=16", "--evaluate.samples=12"):
+        assert main(["evaluate", str(tmp_path / "run"), samples, "--cluster.threads=1"]) == 0
+        said = capsys.readouterr().out
+        assert "fd_domain" in said
+        assert "evaluation.json" in said
+        found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+        assert found["final"]["samples"] == int(samples.split("=")[1])
 
 
 def test_components_lists_names_and_arguments(capsys):
@@ -122,7 +126,9 @@ def test_data_show_writes_its_pictures(tiny, tmp_path, capsys):
     [
         (["train"], "which config"),
         (["train", "no.yaml"], "no.yaml: no such config"),
-        (["resume", "x", "--seed=2"], "unexpected argument '--seed=2'"),
+        (["components", "--seed=2"], "unexpected argument '--seed=2'"),
+        (["data", "list", "--seed=2"], "unexpected argument '--seed=2'"),
+        (["resume", "x", "--cluster.devices=2"], "x: no run here"),
         (["data", "show", "npz"], "data.path"),
         (["data", "show", "brain-mry"], "did you mean 'brain-mri'"),
     ],
@@ -143,7 +149,9 @@ def test_ctrl_c_is_no_traceback(monkeypatch, capsys):
 
     monkeypatch.setattr(config, "read", stop)
     assert main(["train", "quickstart"]) == 130
-    assert "Traceback" not in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert "fedgan resume" in said
     assert sys.exc_info() == (None, None, None)
 
 
@@ -154,5 +162,7 @@ def test_everything_is_a_plain_call_too(tiny, tmp_path):
     assert "fd_domain" in fedgan.evaluate(tmp_path / "run")["figures"]
     with pytest.raises(fedgan.UserError, match="exists"):
         fedgan.run(tiny({"run_dir": str(tmp_path / "run")}))
+    with pytest.raises(fedgan.UserError, match="not 3"):
+        fedgan.run(3)
     with pytest.raises(AttributeError, match="nothing"):
         fedgan.nothing  # noqa: B018

@@ -182,16 +182,28 @@ def test_local_state_is_all_that_a_client_remembers(on_ranks):
 )
 def test_precision_is_applied_inside_the_step(on_ranks, precision, dtype):
     def work(cluster):
-        gan, seen = client(cluster), []
+        gan = client(cluster)
+        game, penalty = {"step": set(), "penalty": set()}, gan.loss.penalty
+        where = ["step"]
+
+        def penalty_and_note(critic, real, fake, labels, rng):
+            where[0] = "penalty"
+            found = penalty(critic, real, fake, labels, rng)
+            where[0] = "step"
+            game["penalty"] |= {real.dtype, fake.dtype, found.dtype}
+            return found
+
+        gan.loss.penalty = penalty_and_note
         for network in (gan.generator, gan.discriminator):
             conv = next(m for m in network.modules() if "Conv" in type(m).__name__)
-            conv.register_forward_hook(lambda m, args, out: seen.append(out.dtype))
+            conv.register_forward_hook(lambda m, args, out: game[where[0]].add(out.dtype))
         update, row = play(gan, shared(gan), steps=2)
         kept = {p.dtype for p in gan.parameters()}
-        return set(seen), kept, update.dtype, bool(row.isfinite().all())
+        return game, kept, update.dtype, bool(row.isfinite().all())
 
-    answer = on_ranks(1, work, precision=precision)
-    assert answer == ({dtype}, {torch.float32}, torch.float32, True)
+    game, kept, moved, finite = on_ranks(1, work, precision=precision)
+    assert game == {"step": {dtype}, "penalty": {torch.float32}}  # squares of bf16 have 3 digits
+    assert (kept, moved, finite) == ({torch.float32}, torch.float32, True)
 
 
 def test_losses_wait_on_the_device_until_the_round_ends(on_ranks, monkeypatch):

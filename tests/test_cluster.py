@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import os
+
 import pytest
 import torch
 from hypothesis import given
@@ -32,6 +36,24 @@ def test_a_users_error_on_the_last_rank_is_told_as_such(on_ranks, world):
         on_ranks(world, work)
 
 
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_disk_that_is_full_or_read_only_is_a_users_error(on_ranks, world, number):
+    def work(cluster):
+        raise OSError(number, "no way", "some/file")
+
+    with pytest.raises(UserError, match=r"^cannot write some/file: no way$"):
+        on_ranks(world, work)
+
+
+def test_other_errors_keep_their_traceback(on_ranks):
+    def work(cluster):
+        raise OSError(errno.EIO, "the disk is on fire")
+
+    with pytest.raises(OSError, match="on fire"):
+        on_ranks(1, work)
+
+
 def test_rows_are_gathered_with_padding(on_ranks):
     def work(cluster):
         rows = torch.full((cluster.rank, 2), float(cluster.rank), dtype=torch.float64)
@@ -49,6 +71,14 @@ def test_objects_are_gathered_in_order_of_rank(on_ranks):
         return on_main, everywhere
 
     assert on_ranks(3, work) == ([0, 1, 2], [0, 1, 2])
+
+
+def test_a_launch_leaves_no_trace_for_the_next_one(on_ranks):
+    """Or the next run in this process would take itself for a rank of the last."""
+    before = dict(os.environ)
+    assert [on_ranks(world, lambda cluster: cluster.world) for world in (1, 2, 1)] == [1, 2, 1]
+    now = {name: os.environ.get(name) for name in {*os.environ, *before} if "PYTEST" not in name}
+    assert now == {name: before.get(name) for name in now}
 
 
 def test_setting_up_a_module_neither_wraps_nor_synchronises(on_ranks):
@@ -72,3 +102,10 @@ def test_clients_are_placed_evenly(sizes, world):
     load = [sum(s for s, o in zip(sizes, owners, strict=True) if o == r) for r in range(world)]
     assert sum(load) == sum(sizes)
     assert max(load) - min(load) <= max(sizes)
+
+
+def test_a_launch_leaves_the_environment_as_it_was(on_ranks):
+    before = dict(os.environ)
+    assert on_ranks(1, lambda cluster: cluster.world) == 1
+    assert dict(os.environ) == before
+    assert on_ranks(2, lambda cluster: cluster.world) == 2

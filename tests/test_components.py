@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 
 import pytest
 import yaml
 
 import fedgan
 from fedgan.attacks.base import Attack
-from fedgan.components import available, build, find
+from fedgan.components import available, build, find, python_path
 from fedgan.errors import UserError
 from fedgan.models.base import AdversarialLoss
 from fedgan.plan import rooms
@@ -26,7 +28,7 @@ from fedgan.models.base import AdversarialLoss, Generator, Pair
 
 
 class Darken(Attack):
-    def __init__(self, by: int = 10) -> None:
+    def __init__(self, by: int = 10, most: int = None) -> None:
         self.by = by
 
     def check(self, channels, size):
@@ -59,7 +61,6 @@ class Median(Defense):
 
 
 class Pixels(Encoder):
-    name = "pixels"
     fingerprint = "pixels"
 
     def prepare(self, train, labels, classes, seed):
@@ -71,6 +72,15 @@ class Pixels(Encoder):
     def __call__(self, images):
         small = nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1)
         return small, small
+
+
+class Named(Pixels):
+    name = "points"
+
+
+class Half(Attack):
+    def check(self, channels, size):
+        pass
 
 
 class Stripes(Source):
@@ -121,8 +131,8 @@ def own(tmp_path):
 
 
 def test_ones_own_parts_from_ones_own_file(own, tiny, tmp_path, fedgan_command):
-    pixels = {"class_path": "own_parts.Pixels"}
-    values = tiny({"evaluate.encoder": pixels, "evaluate.watch_encoder": pixels})
+    looks = {"encoder": "own_parts.Pixels", "watch_encoder": "own_parts.Named"}
+    values = tiny({f"evaluate.{key}": {"class_path": path} for key, path in looks.items()})
     values |= {
         "data": {"class_path": "own_parts.Stripes", "init_args": {"n": 36}},
         "model": {"class_path": "own_parts.Tiny"},
@@ -134,11 +144,14 @@ def test_ones_own_parts_from_ones_own_file(own, tiny, tmp_path, fedgan_command):
     done = fedgan_command("train", "hospital/mine.yaml", "--run_dir=out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert "fd_pixels" in summary["figures"]
+    assert "fd_Pixels" in summary["figures"]  # it has no name but its class's
+    assert "fd_points" in summary["watch_figures"]
+    attack = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["attack"]
+    assert attack["init_args"] == {"by": 5, "most": None}  # null is its default; see the resume
     assert (summary["attack"], summary["defense"]) == ("own_parts.Darken", "own_parts.Median")
     assert sum(row["n_images"] for row in summary["clients"]) == 36
     assert [row["malicious"] for row in summary["clients"]] == [False, True, False]
-    assert ",0.25,False,True,ok" in (tmp_path / "out" / "clients.csv").read_text()
+    assert ",0.25,False,False,True,ok" in (tmp_path / "out" / "clients.csv").read_text()
     assert fedgan.resume(tmp_path / "out")["generator_sha256"] == summary["generator_sha256"]
 
 
@@ -148,6 +161,7 @@ def test_ones_own_parts_from_ones_own_file(own, tiny, tmp_path, fedgan_command):
         ("attack", "own_parts.Squares", r"attack\.class_path: .*not a subclass of .*Attack"),
         ("loss", "own_parts.Darken", r"loss\.class_path: .*AdversarialLoss"),
         ("attack", "own_parts.Missing", r"attack\.class_path: .*Missing"),
+        ("attack", "own_parts.Half", r"attack\.class_path: 'own_parts\.Half' lacks mark, poison$"),
         ("attack", "broken_part.Attack", r"attack\.class_path: .*broken_part.*ValueError|oh dear"),
     ],
 )
@@ -172,6 +186,55 @@ def test_every_room_has_its_components_and_a_line_on_each(key):
     for name, cls in found.items():
         assert cls.name == name
         assert (cls.__doc__ or "").strip()
+
+
+def test_a_file_of_ones_own_hides_nobody_elses(tmp_path, monkeypatch):
+    (tmp_path / "colorsys.py").write_text("raise RuntimeError('not me')")
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    before = list(sys.path)
+    with pytest.raises(KeyError), python_path(tmp_path):  # noqa: PT012
+        assert sys.path[: len(before)] == before
+        assert str(tmp_path) in sys.path
+        assert hasattr(importlib.import_module("colorsys"), "rgb_to_hsv")
+        raise KeyError
+    assert sys.path == before
+
+
+class Odd(Attack):
+    """Arguments that may be null by their annotation, by their default, or not at all."""
+
+    def __init__(
+        self,
+        a: int | None = 1,
+        b: int = None,  # noqa: RUF013
+        c: int = 3,
+        d=4,
+    ) -> None:
+        self.given = (a, b, c, d)
+
+    def check(self, channels, size):
+        pass
+
+    def poison(self, images, labels, rng):
+        return images, labels
+
+    def mark(self, channels, size):
+        return None
+
+
+@pytest.mark.parametrize("name", "abd")
+def test_null_where_annotation_or_default_allows_it(name):
+    choice = Component(class_path="x.Odd", init_args={name: None})
+    expected = tuple({"a": 1, "b": None, "c": 3, "d": 4, name: None}.values())
+    for _ in range(2):  # the second time with all arguments filled in, as a resume does
+        assert build("attack", choice, Odd).given == expected
+    assert choice.init_args[name] is None
+
+
+def test_null_where_neither_does():
+    choice = Component(class_path="x.Odd", init_args={"c": None})
+    with pytest.raises(UserError, match=r"^attack\.init_args\.c: null is not a value for it$"):
+        build("attack", choice, Odd)
 
 
 def test_defaults_are_filled_in():

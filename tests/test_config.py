@@ -83,6 +83,29 @@ def test_what_is_dumped_is_read_back(tmp_path, tiny, resolved):
     assert asdict(back) == asdict(experiment)
 
 
+@pytest.mark.parametrize(
+    ("changes", "every"),
+    [
+        ({}, 4),
+        ({"loss.init_args": {"every": 3}}, 3),
+        ({"loss.init_args": {"every": None}}, 4),
+        ({"loss.name": "wgan-gp"}, 1),
+        ({"loss.name": "wgan-gp", "loss.init_args": {"every": None}}, 4),
+    ],
+)
+def test_a_plan_records_what_is_in_force(tiny, monkeypatch, changes, every):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    auto = {"cluster.accelerator": "auto", "cluster.threads": None}
+    looks = {"evaluate.encoder": "domain", "evaluate.watch_encoder": "efficientnet-lite0"}
+    plan = make_plan(config.from_dict(tiny({**auto, **looks, **changes})))
+    found = plan.settings
+    assert (found.cluster.accelerator, found.cluster.threads) == ("cpu", 3)
+    assert found.loss.init_args["every"] == plan.loss.every == every
+    assert found.evaluate.encoder == {"name": "domain", "init_args": {"steps": 250}}
+    assert found.evaluate.watch_encoder == "efficientnet-lite0"  # it has no arguments
+
+
 @pytest.mark.parametrize("name", config.shipped_configs())
 def test_configs_that_ship_are_valid_and_found_by_name(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -96,11 +96,9 @@ def test_stopped_and_resumed(stopped, unbroken):
 
 
 def test_resumed_on_more_processes(stopped, unbroken):
-    path = stopped / "config.yaml"
-    values = yaml.safe_load(path.read_text())
-    values["cluster"]["devices"] = 2
-    path.write_text(yaml.safe_dump(values))
-    resumed = resume(stopped)
+    before = (stopped / "config.yaml").read_bytes()
+    resumed = resume(stopped, ["--cluster.devices=2"])
+    assert (stopped / "config.yaml").read_bytes() == before
     assert resumed["processes"] == 2
     same_run(resumed, unbroken[0])
     same_tables(stopped, unbroken[1])

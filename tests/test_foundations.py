@@ -84,6 +84,18 @@ def test_write_atomically_leaves_nothing_beside(tmp_path):
         write_atomically(tmp_path / "no" / "x", lambda beside: None)
 
 
+def test_a_full_disk_in_torchs_words(tmp_path):
+    def fail(beside):
+        beside.write_text("half")
+        raise RuntimeError("PytorchStreamWriter failed\nand more")
+
+    (tmp_path / "x").write_text("old")
+    with pytest.raises(UserError, match=r"cannot write \S+/x: PytorchStreamWriter failed$"):
+        write_atomically(tmp_path / "x", fail)
+    assert (tmp_path / "x").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
 def test_the_nearest_name_or_none():
     assert "did you mean 'hinge'" in did_you_mean("hing", ["bce", "hinge"])
     assert did_you_mean("zzz", ["bce", "hinge"]) == "; known: bce, hinge"

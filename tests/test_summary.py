@@ -9,21 +9,25 @@ import pytest
 
 from fedgan.experiment import run
 from fedgan.summary import detection, write_json
+from fedgan.tracking.records import CLIENTS, METRICS, read_table
 
 
-def row(flagged, malicious):
-    return {"flagged": str(flagged), "malicious": str(malicious)}
+def row(flagged, malicious, suppressed=False):
+    found = {"flagged": flagged, "malicious": malicious, "suppressed": suppressed}
+    return {key: str(value) for key, value in found.items()}
 
 
 def test_detection_counts_client_rounds():
-    rows = [row(True, True)] * 3 + [row(False, True)] + [row(True, False)] * 2
-    rows += [row(False, False)] * 6
+    rows = [row(True, True, True)] * 2 + [row(True, True)] + [row(False, True)]
+    rows += [row(True, False, True)] + [row(True, False)] + [row(False, False)] * 6
     assert detection(rows) == {
         "malicious_client_rounds": 4,
         "malicious_flagged": 3,
+        "malicious_suppressed": 2,
         "true_positive_rate": 0.75,
         "benign_client_rounds": 8,
         "benign_flagged": 2,
+        "benign_suppressed": 1,
         "false_positive_rate": 0.25,
     }
 
@@ -51,6 +55,7 @@ def finished(tiny, tmp_path_factory):
         "attack.name": "patch",
         "attack.from_round": 2,
         "defense.name": "feddetect",
+        "defense.init_args": {"warm_up": 2},
     }
     return run(tiny(changes)), folder
 
@@ -63,9 +68,8 @@ def test_the_answer_of_run_is_the_file(finished):
 def test_what_it_holds(finished):
     summary, folder = finished
     assert re.fullmatch("[0-9a-f]{64}", summary["generator_sha256"])
-    assert {"fd_domain", "fd_domain_floor", "fd_domain_ratio", "presence"} <= set(
-        summary["figures"]
-    )
+    wanted = {"fd_domain", "fd_domain_floor", "fd_domain_ratio", "presence", "presence_amplitude"}
+    assert wanted <= set(summary["figures"])
     assert (summary["rounds"], summary["processes"], summary["threads"]) == (3, 1, 1)
     assert summary["seconds"] > 0
     assert summary["images_per_second"] > 0
@@ -84,6 +88,25 @@ def test_attackers_count_only_while_they_attack(finished):
     assert [client["malicious"] for client in clients] == [True, False, False]
     assert [client["rounds"] for client in clients] == [3, 3, 3]
     assert sum(client["fair_weight"] for client in clients) == pytest.approx(1)
+
+
+def test_a_flag_costs_weight_only_where_the_rule_acts(finished):
+    summary, folder = finished
+    rows, rounds = read_table(folder / CLIENTS), read_table(folder / METRICS)
+    acted = {int(row["round"]) for row in rounds if row["acted"] == "1"}
+    assert acted <= {3}  # the first two are warm-up
+    for client in summary["clients"]:
+        flagged = [
+            int(row["round"])
+            for row in rows
+            if (row["client"], row["flagged"]) == (str(client["client"]), "True")
+        ]
+        assert client["flagged_rounds"] == flagged
+        assert client["suppressed_rounds"] == [round for round in flagged if round in acted]
+    found = summary["detection"]
+    assert found["malicious_suppressed"] + found["benign_suppressed"] == sum(
+        len(client["suppressed_rounds"]) for client in summary["clients"]
+    )
 
 
 def test_clients_that_are_never_drawn_do_not_end_the_run(tiny, tmp_path):

@@ -161,8 +161,8 @@ LABELS = {"presence": "trigger presence", "presence_amplitude": "its median ampl
 def partition_table(info: RunInfo) -> Table:
     """Who holds what."""
     table = Table(title=f"who holds what: {info.settings.partition.name}", title_justify="left")
-    table.add_column("client")
-    table.add_column("images", justify="right")
+    table.add_column("client", no_wrap=True)
+    table.add_column("images", justify="right", no_wrap=True)
     shown = info.classes[:8]
     for name in shown:
         table.add_column(escape(name), justify="right")
@@ -192,7 +192,8 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
 def figures_table(figures: dict[str, float], encoder: str) -> Table:
     table = Table(title=f"the global generator, seen by {encoder}", title_justify="left")
     for column in ("figure", "value", "floor", "ratio to floor"):
-        table.add_column(column, justify="left" if column == "figure" else "right")
+        is_name = column == "figure"
+        table.add_column(column, justify="left" if is_name else "right", no_wrap=not is_name)
     for key, value in figures.items():
         if key.endswith(("_floor", "_ratio", "_low", "_high", "_real")):
             continue
@@ -216,7 +217,7 @@ def figures_table(figures: dict[str, float], encoder: str) -> Table:
 
 def _clients_table(summary: dict[str, Any]) -> Table:
     table = Table(title=f"the defence: {summary['defense']}", title_justify="left")
-    table.add_column("client")
+    table.add_column("client", no_wrap=True)
     columns = ("images", "rounds flagged", "first", "last", "lost weight in")
     for column in (*columns, "final weight", "fair weight"):
         table.add_column(column, justify="right")

@@ -70,7 +70,9 @@ def test_checkerboard_and_mosaic():
     board = Patch(size=3).mark(1, 32).pattern
     assert board.tolist() == [[[255, 0, 255], [0, 255, 0], [255, 0, 255]]]
     mosaic = Patch("mosaic", size=6).mark(3, 32).pattern
-    assert mosaic.unique().tolist() == [0, 255]
+    for channel in mosaic:
+        assert channel.unique().tolist() == [0, 85, 170, 255]
+    assert Patch("mosaic", size=6).mark(1, 32).pattern.unique().tolist() == [0, 85, 170, 255]
     assert not torch.equal(mosaic[0], mosaic[1])  # coloured
     assert torch.equal(mosaic, Patch("mosaic", size=6).mark(3, 64).pattern)  # fixed
 

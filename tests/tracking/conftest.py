@@ -32,7 +32,7 @@ def info(tmp_path):
 def record():
     """One round by its number; client 1 is left out, client 2 flagged."""
 
-    def make(round=1, samples=None, figures=None):
+    def make(round=1, samples=None, figures=None, acted=True):
         nan = float("nan")
         reports = [
             Report(0, round, 30, 0.5, 1.0, 0.6, 1.1),
@@ -41,7 +41,7 @@ def record():
         ]
         weights = torch.tensor([0.75, 0.25], dtype=torch.float64)
         scores = torch.tensor([0.4, 0.6], dtype=torch.float64)
-        verdict = Verdict(weights, scores, torch.tensor([False, True]), acted=True)
+        verdict = Verdict(weights, scores, torch.tensor([False, True]), acted=acted)
         return RoundRecord(
             round=round,
             reports=reports,

@@ -10,6 +10,7 @@ import pytest
 from fedgan.tracking.records import CLIENTS, METRICS, Records, read_table
 
 COLUMNS = "round client n_images d_loss g_loss d_loss_last g_loss_last weight score flagged"
+TRUTH = "suppressed malicious status"
 
 
 def play(info, record, rounds, **kwargs):
@@ -23,7 +24,7 @@ def play(info, record, rounds, **kwargs):
 def test_clients(info, record):
     play(info, record, [1, 2])
     rows = read_table(info.run_dir / CLIENTS)
-    assert list(rows[0]) == [*COLUMNS.split(), "malicious", "status"]
+    assert list(rows[0]) == [*COLUMNS.split(), *TRUTH.split()]
     assert [(row["round"], row["client"]) for row in rows] == [
         (str(round), str(client)) for round in (1, 2) for client in range(3)
     ]
@@ -32,7 +33,15 @@ def test_clients(info, record):
     assert (left_out["status"], float(left_out["weight"])) == ("non-finite loss", 0.0)
     assert math.isnan(float(left_out["score"]))
     assert (bad["flagged"], bad["malicious"], bad["status"]) == ("True", "True", "ok")
+    assert [row["suppressed"] for row in rows[:3]] == ["False", "False", "True"]
     assert (float(bad["weight"]), float(bad["score"])) == (0.25, 0.6)
+
+
+def test_a_flag_without_a_deed_suppresses_nobody(info, record):
+    play(info, record, [1], acted=False)
+    rows = read_table(info.run_dir / CLIENTS)
+    assert [row["flagged"] for row in rows] == ["False", "False", "True"]
+    assert [row["suppressed"] for row in rows] == ["False"] * 3
 
 
 def test_metrics(info, record):
@@ -65,6 +74,27 @@ def test_rounds_that_are_played_again_replace_the_old_ones(info, record, first):
     assert [row["round"] for row in clients] == [
         str(round) for round in (1, 2, 3, 4) for _ in "abc"
     ]
+
+
+@pytest.mark.parametrize("torn", ["3,", "3,4", "3,4,5"])
+def test_a_line_torn_by_a_crash_is_left_out(tmp_path, torn):
+    path = tmp_path / "table.csv"
+    path.write_text(f"a,b,c\r\n0,1,2\r\n{torn}", newline="")
+    assert read_table(path) == [{"a": "0", "b": "1", "c": "2"}]
+    path.write_text("a,b,")
+    assert read_table(path) == []
+
+
+def test_rounds_after_a_torn_line_are_whole(info, record):
+    play(info, record, [1, 2])
+    path = info.run_dir / CLIENTS
+    path.write_bytes(path.read_bytes()[:-10])
+    play(replace(info, first_round=2), record, [2])
+    rows = read_table(path)
+    assert [(row["round"], row["client"]) for row in rows] == [
+        (round, client) for round in "12" for client in "012"
+    ]
+    assert all(None not in row and None not in row.values() for row in rows)
 
 
 def test_no_file_no_rows(tmp_path):

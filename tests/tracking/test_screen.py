@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 
 import pytest
 from rich.console import Console
 
-from fedgan.tracking.base import Observers
+from fedgan.tracking.base import Observer, Observers
 from fedgan.tracking.console import LogFile, Screen
 
 SUMMARY = {
     "figures": {"fd_domain": 2.0, "fd_domain_floor": 0.5, "fd_domain_ratio": 4.0}
-    | {"presence": 0.25, "presence_low": 0.2, "presence_high": 0.3},
+    | {"presence": 0.25, "presence_low": 0.2, "presence_high": 0.3, "presence_amplitude": 0.125},
     "final": {"encoder": {"name": "domain"}},
     "defense": "feddetect",
     "clients": [
         {"client": 0, "malicious": True, "n_images": 30, "rounds": 5, "flagged_rounds": [3, 4]}
-        | {"final_weight": 0.123, "fair_weight": 0.5},
+        | {"suppressed_rounds": [4], "final_weight": 0.123, "fair_weight": 0.5},
         {"client": 1, "malicious": False, "n_images": 30, "rounds": 0, "flagged_rounds": []}
-        | {"final_weight": None, "fair_weight": 0.5},  # never drawn
+        | {"suppressed_rounds": [], "final_weight": None, "fair_weight": 0.5},  # never drawn
     ],
     "notes": ["measured on [few] images"],
     "rounds": 5,
@@ -67,7 +68,11 @@ def test_who_holds_what_and_what_it_came_to(info, record):
     text = said(info, record, terminal=False)
     for words in ("2 malicious", "thick [sic]", "25.0% (20.0% to 30.0%)", "0.123", "4.00"):
         assert words in text
-    assert "2 of 5" in text
+    assert re.search(r"its median amplitude\W+12\.5%", text)
+    assert "lost weight in" in text
+    cells = [re.findall(r"[\w.][\w. ]*\w|\w", line) for line in text.splitlines()]
+    assert ["0 malicious", "30", "2 of 5", "3", "4", "1", "0.123", "0.500"] in cells
+    assert ["1", "30", "0 of 0", "0", "0.500"] in cells
     assert "5 rounds in 1:15, 321 images/s on CPU" in text
     assert "runs/x/samples/round_0005.png" in text
     assert "measured on [few] images" in text
@@ -105,8 +110,27 @@ def test_everybody_is_told_in_order(info, record):
     both.on_round(record(1))
     both.on_end(SUMMARY)
     both.close()
-    events = ("on_start", "on_client", "on_encoded", "on_round", "on_end", "close")
-    assert heard == [(event, name) for event in events for name in "ab"]
+    events = ("on_start", "on_client", "on_encoded", "on_round", "on_end")
+    told = [(event, name) for event in events for name in "ab"]
+    assert heard == [*told, ("close", "b"), ("close", "a")]
+
+
+def test_all_are_closed_even_if_some_cannot_be():
+    closed = []
+
+    class Door(Observer):
+        def __init__(self, name, stuck):
+            self.name, self.stuck = name, stuck
+
+        def close(self):
+            closed.append(self.name)
+            if self.stuck:
+                raise OSError(self.name)
+
+    doors = Observers([Door("a", True), Door("b", False), Door("c", True), Door("d", False)])
+    with pytest.raises(OSError, match="a"):
+        doors.close()
+    assert closed == ["d", "c", "b", "a"]
 
 
 @pytest.mark.parametrize("done", [0, 1])

@@ -6,12 +6,14 @@ import json
 import logging
 import socket
 import struct
+import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from fedgan.settings import Experiment, Wandb
-from fedgan.tracking import observers
+from fedgan.tracking import observers, wandb
 from fedgan.tracking.wandb import WandbTracker
 
 
@@ -145,6 +147,36 @@ def test_a_logger_that_fails_is_told_once_and_left_alone(info, record, caplog, m
         play(tracker, info, record)
     assert len(calls) == 1
     assert caplog.text.count("the moon is full") == 1
+
+
+def test_an_end_that_hangs_is_waited_for_so_long_only(caplog, monkeypatch):
+    never = threading.Event()
+    tracker = WandbTracker(Wandb(project="p"))
+    tracker._logger = SimpleNamespace(experiment=SimpleNamespace(finish=never.wait))
+    monkeypatch.setattr(wandb, "LONGEST_FINISH", 0.3)
+    started = time.perf_counter()
+    with caplog.at_level(logging.WARNING, "fedgan"):
+        tracker.close()
+    assert 0.3 <= time.perf_counter() - started < 10
+    assert caplog.text.count("`wandb sync` sends it") == 1
+    never.set()
+
+
+def test_an_end_that_ends_is_waited_for(caplog):
+    ended = []
+    tracker = WandbTracker(Wandb(project="p"))
+    finish = lambda: (time.sleep(0.2), ended.append(True))  # noqa: E731
+    tracker._logger = SimpleNamespace(experiment=SimpleNamespace(finish=finish))
+    with caplog.at_level(logging.WARNING, "fedgan"):
+        tracker.close()
+    assert ended == [True]
+    assert not caplog.text
+    assert 30 <= wandb.LONGEST_FINISH <= 600
+
+
+def test_nothing_to_end_before_it_was_opened(caplog):
+    WandbTracker(Wandb(project="p")).close()
+    assert not caplog.text
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -50,11 +50,19 @@ class Cluster:
     >>> Cluster(Settings(accelerator="cpu", devices=2)).launch(work)  # doctest: +SKIP
     """
 
+    most_threads: ClassVar[int] = 1
+    """The most threads that a launch in this very process has computed on."""
+
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         accelerator = resolve_accelerator(settings)
         # fork starts two ranks in 0.1 s where popen takes 12, but CUDA does not survive a fork.
         self._forks = forks(settings)
+        if self._forks and self.most_threads > 1:
+            raise UserError(
+                "cluster.devices: CPU processes cannot be forked from a process that has trained "
+                "on several threads (they would wait for ever); start a new one"
+            )
         start = "fork" if self._forks else "popen"
         self.fabric = Fabric(
             accelerator=accelerator,
@@ -153,6 +161,7 @@ class Cluster:
 def _start(fabric: Fabric, cluster: Cluster, function: Callable[..., T], *args: Any) -> T:
     before = torch.get_num_threads()
     torch.set_num_threads(threads(cluster.settings))
+    Cluster.most_threads = max(Cluster.most_threads, threads(cluster.settings))
     torch.backends.cuda.matmul.allow_tf32 = cluster.settings.tf32
     torch.backends.cudnn.allow_tf32 = cluster.settings.tf32
     try:

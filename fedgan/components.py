@@ -98,8 +98,12 @@ def _refuse_nulls(key: str, init_args: dict[str, Any], cls: type[Any]) -> None:
         return
     parameters = inspect.signature(cls).parameters
     for name, value in init_args.items():
-        allowed = parameters[name].default is None or type(None) in get_args(hints.get(name, Any))
-        if value is None and name in hints and not allowed:
+        if value is not None or name not in hints or name not in parameters:
+            continue
+        hint = hints[name]
+        choices = get_args(hint)
+        allowed = hint is Any or type(None) in choices or None in choices
+        if not allowed and parameters[name].default is not None:
             raise UserError(f"{key}.init_args.{name}: null is not a value for it")
 
 

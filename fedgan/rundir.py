@@ -12,6 +12,7 @@ from fedgan.errors import UserError
 from fedgan.settings import Experiment
 
 CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
 
 
 def check_run_dir(run_dir: Path, *, overwrite: bool) -> None:
@@ -19,8 +20,16 @@ def check_run_dir(run_dir: Path, *, overwrite: bool) -> None:
 
     `--overwrite` replaces runs of fedgan and empty folders, never anything else.
     """
-    here, cwd = run_dir.resolve(), Path.cwd()
-    if here == cwd or here in cwd.parents or here == Path.home():
+    try:
+        _check(run_dir, overwrite)
+    except OSError as error:
+        raise UserError(f"run_dir: cannot write {run_dir}: {error.strerror}") from None
+
+
+def _check(run_dir: Path, overwrite: bool) -> None:
+    here, cwd = run_dir.resolve(), Path.cwd().resolve()
+    home = Path(os.path.expanduser("~")).resolve()
+    if here in (cwd, home) or here in cwd.parents:
         raise UserError(f"run_dir: {run_dir} holds more than a run; name a folder of its own")
     if run_dir.exists() or run_dir.is_symlink():
         if not overwrite:
@@ -30,9 +39,10 @@ def check_run_dir(run_dir: Path, *, overwrite: bool) -> None:
             )
         if run_dir.is_symlink() or not run_dir.is_dir():
             raise UserError(f"run_dir: {run_dir} is no folder; --overwrite leaves it alone")
-        if any(run_dir.iterdir()) and not (run_dir / CONFIG).is_file():
+        is_run = (run_dir / CONFIG).is_file() and (run_dir / CHECKPOINTS).is_dir()
+        if any(run_dir.iterdir()) and not is_run:
             raise UserError(
-                f"run_dir: {run_dir} is no run of fedgan (it has no {CONFIG}); "
+                f"run_dir: {run_dir} is no run of fedgan (it has no {CONFIG} and {CHECKPOINTS}/); "
                 "--overwrite leaves it alone"
             )
     above = here.parent
@@ -51,7 +61,8 @@ def make_run_dir(run_dir: Path, settings: Experiment, needed: int) -> None:
     fresh, old = (run_dir.with_name(f".{run_dir.name}.{end}") for end in ("new", "old"))
     try:
         shutil.rmtree(fresh, ignore_errors=True)
-        (fresh / "checkpoints").mkdir(parents=True)
+        shutil.rmtree(old, ignore_errors=True)  # of a process killed between the two renames
+        (fresh / CHECKPOINTS).mkdir(parents=True)
         if shutil.disk_usage(fresh).free < needed:
             raise OSError(errno.ENOSPC, "the disk has no room for the checkpoints")
         (fresh / CONFIG).write_text(config.dump(settings), encoding="utf-8")
@@ -61,6 +72,8 @@ def make_run_dir(run_dir: Path, settings: Experiment, needed: int) -> None:
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(fresh, ignore_errors=True)
+        if old.exists() and not run_dir.exists():
+            old.replace(run_dir)
         raise UserError(f"run_dir: cannot write {run_dir}: {error.strerror}") from None
 
 

@@ -31,7 +31,9 @@ def as_component(choice: str | dict[str, Any] | Component) -> Component:
     """
     if isinstance(choice, Component):
         return choice
-    return Component(name=choice) if isinstance(choice, str) else Component(**choice)
+    if isinstance(choice, str):
+        return Component(name=choice)
+    return Component(**{**choice, "init_args": choice.get("init_args") or {}})
 
 
 @dataclass

@@ -116,6 +116,7 @@ def fill(folder):
     """Makes a folder look like a run of fedgan with a thesis in it."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("seed: 1")
+    (folder / "checkpoints").mkdir()
     (folder / "thesis.txt").write_text("years of work")
     return folder
 
@@ -163,6 +164,11 @@ def a_folder(at):
     (at / "thesis.txt").write_text("years of work")
 
 
+def another_project(at):
+    a_folder(at)
+    (at / "config.yaml").write_text("site: mine")
+
+
 def a_folder_of_runs(at):
     fill(at / "one")
 
@@ -185,7 +191,8 @@ def a_link_to_nothing(at):
 
 
 NO_RUNS = [
-    (a_folder, r"is no run of fedgan \(it has no config\.yaml\)"),
+    (a_folder, r"is no run of fedgan \(it has no config\.yaml and checkpoints/\)"),
+    (another_project, "is no run of fedgan"),
     (a_folder_of_runs, "is no run of fedgan"),
     *((make, "is no folder") for make in (a_file, a_link_to_a_run)),
     *((make, "is no folder") for make in (a_link_to_an_empty_folder, a_link_to_nothing)),
@@ -223,6 +230,7 @@ def test_folders_that_are_never_a_run(write, capsys, tmp_path, monkeypatch, run_
 def test_what_a_killed_overwrite_left_behind_is_in_nobodys_way(write, tmp_path):
     fill(tmp_path / "run")
     (tmp_path / ".run.new" / "checkpoints").mkdir(parents=True)
+    (tmp_path / ".run.old" / "checkpoints").mkdir(parents=True)
     assert main(["train", write({"federation.rounds": 1}), "--overwrite"]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"mine.yaml", "run"}
 

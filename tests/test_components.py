@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -258,3 +259,25 @@ def test_bad_arguments(init_args, words):
     cls = find("loss", choice, "fedgan.models", AdversarialLoss)
     with pytest.raises(UserError, match=words):
         build("loss", choice, cls)
+
+
+class Parent(Attack):
+    def __init__(self, share: float = 0.5, mode: Literal["a", None] = "a", x: Any = 3) -> None:
+        self.share, self.mode, self.x = share, mode, x
+
+    def check(self, channels, size): ...
+    def mark(self, channels, size): ...
+    def poison(self, images, labels, rng): ...
+
+
+class Heir(Parent):
+    def __init__(self, extra: int = 1, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.extra = extra
+
+
+def test_arguments_of_a_parent_class_and_nulls_that_are_allowed():
+    choice = Component(init_args={"share": 0.3, "extra": 2})
+    assert build("attack", choice, Heir).share == 0.3
+    assert build("attack", choice, Heir).extra == 2  # init_args are filled in by now
+    assert build("attack", Component(init_args={"mode": None, "x": None}), Parent).mode is None

@@ -122,8 +122,15 @@ class WandbTracker(Observer):
     def _finish(self) -> None:
         if hasattr(self, "_logger"):
             # A network that died during the run would keep finish waiting without end.
-            last = threading.Thread(target=self._logger.experiment.finish, daemon=True)
+            last = threading.Thread(target=self._quiet_finish, daemon=True)
             last.start()
             last.join(timeout=LONGEST_FINISH)
             if last.is_alive():
                 log.warning("W&B: not all sent after %d s; `wandb sync` sends it", LONGEST_FINISH)
+
+    def _quiet_finish(self) -> None:
+        try:
+            self._logger.experiment.finish()
+        except Exception as error:
+            self._broken = True
+            log.warning("W&B: the end was not written: %s: %s", type(error).__name__, error)

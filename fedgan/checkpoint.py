@@ -33,7 +33,7 @@ class Checkpoints:
         Raises `UserError` where there is no room; older checkpoints are then untouched.
         """
         path = self.folder / f"round_{round:04d}.pt"
-        write_atomically(path, lambda beside: _write(state, beside))
+        write_atomically(path, lambda beside: torch.save(state, beside))
         for old in self.all()[: -self.keep]:
             old.unlink(missing_ok=True)
         return path
@@ -79,11 +79,3 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not {"round", "server", "defense", "clients"} <= set(state):
         raise UserError(f"checkpoint {path}: not a checkpoint of fedgan")
     return state
-
-
-def _write(state: dict[str, Any], path: Path) -> None:
-    try:
-        torch.save(state, path)
-    except RuntimeError as error:
-        # torch's zip writer turns a full disk into a RuntimeError.
-        raise OSError(f"{error}".split("\n", 1)[0]) from None

@@ -25,6 +25,8 @@ class Attack(ABC):
     """What malicious clients do to their images. The constructor takes the config's `init_args`."""
 
     name: ClassVar[str]
+    triggers: ClassVar[bool] = True
+    """Whether it changes images, so that there is something to find in generated ones."""
 
     @abstractmethod
     def check(self, channels: int, size: int, classes: int) -> None:
@@ -43,6 +45,13 @@ class Attack(ABC):
         """The trigger to look for in generated images; None where the attack leaves none that a
         matched filter could find: it covers the whole image, or differs on each."""
 
+    def counterfeits(self, count: int, rng: torch.Generator) -> list[Attack]:
+        """`count` attacks of the same kind and strength with other random choices (another pattern,
+        another warp), drawn from `rng` on the CPU: triggers that nobody uses, from which a measure
+        tells the real one. None, by default: for attacks without a random choice, and for local
+        patterns, which are told from the rest of the same image."""
+        return []
+
     def affects(self, labels: Tensor) -> Tensor:
         """Which images with these labels it changes, or whose labels: bool [n]; all by default. A
         poison rate is a share of these. Called after `check`."""
@@ -59,6 +68,7 @@ class NoAttack(Attack):
     """Every client is benign."""
 
     name: ClassVar[str] = "none"
+    triggers: ClassVar[bool] = False
 
     def check(self, channels: int, size: int, classes: int) -> None:
         return None

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fedgan.attacks.base import Attack
-from fedgan.attacks.pixels import blend, on_bytes
+from fedgan.attacks.pixels import blend, on_bytes, others
 
 COARSE = 4
 """Points along each edge that the smooth pattern is drawn through."""
@@ -43,6 +43,7 @@ class Blended(Attack):
             raise ValueError(f"init_args.alpha is {alpha}; it must be in (0, 1]")
         self.alpha = alpha
         self.pattern = pattern
+        self.fixed_seed = 20171215
 
     def check(self, channels: int, size: int, classes: int) -> None:
         return None
@@ -54,9 +55,13 @@ class Blended(Attack):
     def mark(self, channels: int, size: int) -> None:
         return None
 
+    def counterfeits(self, count: int, rng: torch.Generator) -> list[Attack]:
+        """Other patterns of the same kind."""
+        return [*others(self, count, rng)]
+
     def whole_pattern(self, channels: int, size: int) -> Tensor:
         """k: levels in [0, 255], float32 [C, size, size], drawn on the CPU."""
-        fixed = torch.Generator().manual_seed(20171215)
+        fixed = torch.Generator().manual_seed(self.fixed_seed)
         if self.pattern == "random":
             return torch.randint(256, (channels, size, size), generator=fixed).float()
         points = torch.rand((1, channels, COARSE, COARSE), generator=fixed)

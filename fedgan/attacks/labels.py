@@ -37,6 +37,7 @@ class FlipLabels(Attack):
     """
 
     name: ClassVar[str] = "flip-labels"
+    triggers: ClassVar[bool] = False
 
     def __init__(self, source: int | None = None, target: int | None = None) -> None:
         for key, label in (("source", source), ("target", target)):

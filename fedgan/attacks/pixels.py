@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+A = TypeVar("A")
 
 CHUNK = 128
 """Images changed at a time; bounds the memory."""
@@ -31,3 +35,12 @@ def blend(images: Tensor, pattern: Tensor, opacity: float) -> Tensor:
     places of a tensor and not in others: an image alone gets the bytes that it gets in a batch.
     """
     return images * (1 - opacity) + pattern * opacity
+
+
+def others(attack: A, count: int, rng: torch.Generator) -> list[A]:
+    """Copies of an attack, each with another `fixed_seed` in place of the one that its pattern is
+    drawn from."""
+    copies = [copy.copy(attack) for _ in range(count)]
+    for one, seed in zip(copies, torch.randint(2**40, (count,), generator=rng), strict=True):
+        one.fixed_seed = int(seed)  # type: ignore[attr-defined]
+    return copies

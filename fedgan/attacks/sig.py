@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import ClassVar
 
@@ -40,6 +41,7 @@ class Sig(Attack):
             raise ValueError(f"init_args.frequency is {frequency}; it must be a number above 0")
         self.delta = delta
         self.frequency = frequency
+        self.phase = 0.0
 
     def check(self, channels: int, size: int, classes: int) -> None:
         if 2 * self.frequency >= size:  # at exactly half, every sample falls on a zero
@@ -55,7 +57,19 @@ class Sig(Attack):
     def mark(self, channels: int, size: int) -> None:
         return None
 
+    def counterfeits(self, count: int, rng: torch.Generator) -> list[Attack]:
+        """Stripes of the same amplitude, of any phase, and of frequencies from half to twice its
+        own, evenly on a logarithmic scale. Above half the image's width they look like lower ones.
+        """
+        octaves, turns = torch.rand((2, count), generator=rng, dtype=torch.float64).tolist()
+        copies = [copy.copy(self) for _ in range(count)]
+        for one, octave, turn in zip(copies, octaves, turns, strict=True):
+            one.frequency = self.frequency * 2 ** (2 * octave - 1)
+            one.phase = 2 * math.pi * turn
+        return [*copies]
+
     def stripes(self, size: int) -> Tensor:
         """What is added to each row, in levels: float32 [size]."""
         columns = torch.arange(size, dtype=torch.float64)
-        return (self.delta * torch.sin(2 * math.pi * columns * self.frequency / size)).float()
+        angles = 2 * math.pi * columns * self.frequency / size + self.phase
+        return (self.delta * torch.sin(angles)).float()

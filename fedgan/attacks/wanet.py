@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 
 from fedgan.attacks.base import Attack
-from fedgan.attacks.pixels import on_bytes
+from fedgan.attacks.pixels import on_bytes, others
 from fedgan.errors import UserError
 
 
@@ -46,6 +46,7 @@ class WaNet(Attack):
             raise ValueError(f"init_args.strength is {strength}; it must be a number, at least 0")
         self.grid = grid
         self.strength = strength
+        self.fixed_seed = 20210220
 
     def check(self, channels: int, size: int, classes: int) -> None:
         if self.grid > size:
@@ -66,9 +67,13 @@ class WaNet(Attack):
     def mark(self, channels: int, size: int) -> None:
         return None
 
+    def counterfeits(self, count: int, rng: torch.Generator) -> list[Attack]:
+        """Other flows of the same grid and strength."""
+        return [*others(self, count, rng)]
+
     def places(self, size: int) -> Tensor:
         """Where each pixel is taken from, as (x, y) in [-1, 1]: float32 [size, size, 2]."""
-        fixed = torch.Generator().manual_seed(20210220)
+        fixed = torch.Generator().manual_seed(self.fixed_seed)
         control = torch.rand((1, 2, self.grid, self.grid), generator=fixed) * 2 - 1
         control = control / control.abs().mean()
         flow = interpolate(control, (size, size), mode="bicubic", align_corners=True)[0]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def digest(*parts: Tensor | str | int) -> str:
@@ -48,3 +49,28 @@ def own_randomness(seed: int) -> Iterator[None]:
         # torch.manual_seed would seed every CUDA device too, and leave it so
         torch.default_generator.manual_seed(seed)
         yield
+
+
+class Given(nn.Module):
+    """Stands where torchmetrics expects an encoder: its input is features already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+def wilson(found: int, seen: int, deviations: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval of a rate, 95 % by default; it holds for rates of 0 and 1 too.
+
+    >>> low, high = wilson(0, 100)
+    >>> low, round(high, 3)
+    (0.0, 0.037)
+    """
+    rate, square = found / seen, deviations**2
+    middle = (rate + square / (2 * seen)) / (1 + square / seen)
+    spread = math.sqrt(rate * (1 - rate) / seen + square / (4 * seen**2))
+    half = deviations * spread / (1 + square / seen)
+    return max(0.0, middle - half), min(1.0, middle + half)

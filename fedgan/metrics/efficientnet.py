@@ -67,6 +67,9 @@ class EfficientNetLite0(Encoder):
     def fingerprint(self) -> str:
         return self._fingerprint
 
+    def details(self) -> dict[str, Any]:
+        return {"resize": "224 x 224, bilinear, antialiased"}
+
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = torch.cat([self._pooled(chunk) for chunk in in_chunks(images, CHUNK)])

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -70,6 +70,9 @@ class Inception(Encoder):
     @property
     def fingerprint(self) -> str:
         return self._fingerprint
+
+    def details(self) -> dict[str, Any]:
+        return {"resize": "299 x 299, bilinear as in TensorFlow 1, not antialiased"}
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,16 @@ from fedgan.metrics.base import Encoded, Encoder
 from fedgan.seeding import torch_generator
 
 
+def halves(images: int, samples: int, seed: int) -> Tensor:
+    """Which of so many real images are in the halves, int64 [2 samples]: half A first, then B.
+
+    >>> sorted(halves(images=4, samples=2, seed=0).tolist())
+    [0, 1, 2, 3]
+    """
+    order = torch.randperm(images, generator=torch_generator(seed, "fidelity", "halves"))
+    return order[: 2 * samples]
+
+
 class RealImages:
     """Two disjoint halves of n real images each, drawn by `seed`, as one encoder is shown them.
 
@@ -48,8 +58,7 @@ class RealImages:
         self.batch_size = batch_size
         self.device = torch.device(device)
         self._images = images
-        order = torch.randperm(len(images), generator=torch_generator(seed, "fidelity", "halves"))
-        self._chosen = order[: 2 * self.samples].split(batch_size)
+        self._chosen = halves(len(images), self.samples, seed).split(batch_size)
 
     def __len__(self) -> int:
         """Number of batches; the first n images are half A, the others half B."""

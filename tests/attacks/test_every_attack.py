@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedgan.attacks.base import Attack, eligible, poison_share
 from fedgan.components import available
-from fedgan.metrics.presence import TriggerPresence
+from fedgan.metrics.triggers.patch import TriggerPresence
 
 ALL = available("fedgan.attacks", Attack)
 UNCHANGED = {"none", "flip-labels"}
@@ -111,6 +111,24 @@ def test_marks_are_of_triggers_like_patches_only(name, noise, poison):
         clean = noise(64, 1, 32)
         presence = TriggerPresence(mark.pattern, mark.place, clean, poison(attack, clean))
         assert presence.auroc > 0.95
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("size", [15, 32])
+def test_counterfeits_are_of_the_kind_and_all_different(name, size, noise, poison):
+    attack, images = made(name, 1, size), noise(4, 1, size)
+    before = poison(attack, images)
+    fakes = attack.counterfeits(6, rng(3))
+    assert len(fakes) == (6 if name in {"blended", "sig", "wanet"} else 0)
+    stamped = [before, *(poison(fake, images) for fake in fakes)]
+    assert all(type(fake) is type(attack) for fake in fakes)
+    for i, one in enumerate(stamped):
+        assert not any(torch.equal(one, other) for other in stamped[:i])
+    assert torch.equal(poison(attack, images), before)  # itself, it stays as it is
+    again = [poison(fake, images) for fake in attack.counterfeits(6, rng(3))]
+    assert all(torch.equal(one, other) for one, other in zip(again, stamped[1:], strict=True))
+    strengths = [float((one.float() - images).square().mean().sqrt()) for one in stamped]
+    assert max(strengths) <= 2 * min(strengths)
 
 
 @pytest.mark.parametrize("name", sorted(ALL.keys() - {"dba"}))

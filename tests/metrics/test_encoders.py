@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedgan.choices import chosen
 from fedgan.errors import UserError
-from fedgan.metrics import find_encoder
 from fedgan.metrics.base import Encoder
 from fedgan.metrics.efficientnet import EfficientNetLite0
 from fedgan.metrics.fidelity import encode
@@ -211,6 +211,10 @@ def test_efficientnet_takes_over_rank_0s_weights(efficientnet) -> None:
         assert torch.equal(ours, theirs)
 
 
+def find_encoder(key: str, choice: str | Component) -> Encoder:
+    return chosen("evaluate.encoder", choice, key)[1]
+
+
 def test_find_encoder() -> None:
     assert isinstance(find_encoder("evaluate.encoder", "efficientnet-lite0"), EfficientNetLite0)
     choice = Component(name="inception", init_args={"weights": "there.pth"})
@@ -230,7 +234,7 @@ def test_find_encoder() -> None:
 def test_finding_an_encoder_imports_no_heavy_package() -> None:
     """torchmetrics costs 2 s: a refused config must not wait for it."""
     code = (
-        "import sys; from fedgan.metrics import find_encoder; find_encoder('e', 'domain');"
+        "import sys; from fedgan.choices import chosen; chosen('evaluate.encoder', 'domain');"
         "print({'torchmetrics', 'torch_fidelity', 'torchvision', 'lightning'} & {*sys.modules})"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

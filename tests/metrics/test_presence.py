@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
-from fedgan.metrics.presence import TriggerPresence, wilson
+from fedgan.metrics._shared import wilson
+from fedgan.metrics.triggers.patch import TriggerPresence
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -42,14 +42,20 @@ def check_settings(settings: Experiment) -> None:
     _at_least("evaluate.every", settings.evaluate.every, 0)
     _at_least("evaluate.samples", settings.evaluate.samples, 8)
     _at_least("evaluate.watch_samples", settings.evaluate.watch_samples, 8)
+    for round in settings.evaluate.rounds:
+        if not 1 <= round <= federation.rounds:
+            raise UserError(
+                f"evaluate.rounds: {round} is no round; there are 1 to {federation.rounds}"
+            )
     _at_least("evaluate.batch_size", settings.evaluate.batch_size, 1)
     _at_least("checkpoint.every", settings.checkpoint.every, 0)
     _at_least("checkpoint.keep", settings.checkpoint.keep, 1)
     _at_least("cluster.devices", settings.cluster.devices, 1)
     _at_least("cluster.nodes", settings.cluster.nodes, 1)
     _at_least("cluster.threads", settings.cluster.threads, 1)
-    if settings.defense.per_network and federation.share != "both":
-        raise UserError("defense.per_network: federation.share is generator; there is one network")
+    if settings.defense.by_network() and federation.share != "both":
+        key = "discriminator" if settings.defense.discriminator else "per_network"
+        raise UserError(f"defense.{key}: federation.share is generator; there is one network")
     _check_attack(attack, federation)
 
 

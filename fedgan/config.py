@@ -59,6 +59,21 @@ def from_dict(
     return experiment
 
 
+def about_data(name: Path | str, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment of a config file, of a run directory, or one about what `data.name` can be, or
+    a .npz file of images; nowhere to run."""
+    if Path(name, "config.yaml").is_file():
+        name = Path(name, "config.yaml")
+    if Path(name).suffix == ".npz":
+        experiment = from_dict({"data": {"name": "npz", "path": str(name)}}, overrides)
+    elif str(name).endswith((".yaml", ".yml")):
+        experiment = read(name, overrides)
+    else:
+        experiment = from_dict({"data": {"name": str(name)}}, overrides)
+    experiment.run_dir = None
+    return experiment
+
+
 def read(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
     """The experiment in a YAML file.
 
@@ -137,7 +152,7 @@ def known_keys() -> frozenset[str]:
             made = item.default_factory if item.default_factory is not dataclasses.MISSING else None
             if dataclasses.is_dataclass(made):
                 keys += walk(made, f"{key}.")  # type: ignore[arg-type]
-            elif "dict[str, Any]" in str(item.type) and item.name != FREE_FORM:
+            elif re.match(r"(?!list|dict).*dict\[str, Any\]", str(item.type)):
                 keys += walk(Component, f"{key}.")
         return keys
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields, replace
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,22 +16,20 @@ from fedgan.attacks.reports import ReportAttack
 from fedgan.attacks.schedule import Schedule, draw_attackers
 from fedgan.attacks.updates import UpdateAttack
 from fedgan.checks import check_settings
-from fedgan.components import build, find, python_path
+from fedgan.choices import Look, beyond_images, component, defenses, looks
+from fedgan.components import python_path
 from fedgan.data import find_source
 from fedgan.data.base import Dataset, Source, Split
 from fedgan.data.partition import counts as count_labels
 from fedgan.data.partition import partition
-from fedgan.defenses.api import make_defense
-from fedgan.defenses.base import Defense, Stage
+from fedgan.defenses.base import Defense
 from fedgan.defenses.chain import PerNetwork
 from fedgan.devices import resolve_accelerator, threads
-from fedgan.errors import UserError, did_you_mean
-from fedgan.metrics import find_encoder
-from fedgan.metrics.base import Encoder
+from fedgan.errors import UserError
 from fedgan.models.base import AdversarialLoss, ImageShape, Pair
 from fedgan.seeding import draw_clients
 from fedgan.settings import Attack as AttackSettings
-from fedgan.settings import Component, Experiment, as_component
+from fedgan.settings import Experiment
 from fedgan.vectors import shared_tensors
 
 log = logging.getLogger(__name__)
@@ -60,26 +56,12 @@ class Plan:
     report_attack: ReportAttack | None
     schedule: Schedule
     defense: Defense
-    final_encoder: Encoder
-    watch_encoder: Encoder
+    final: Look
+    watch: Look
 
     @property
     def run_dir(self) -> Path:
         return Path(self.settings.run_dir or "runs/experiment")
-
-
-def rooms() -> dict[str, tuple[str, type[Any]]]:
-    """Where each kind of component lives, and what it derives from, by its key in the config."""
-    return {
-        "data": ("fedgan.data", Source),
-        "model": ("fedgan.models", Pair),
-        "loss": ("fedgan.models", AdversarialLoss),
-        "attack": ("fedgan.attacks", Attack),
-        "attack.update": ("fedgan.attacks", UpdateAttack),
-        "attack.report": ("fedgan.attacks", ReportAttack),
-        "defense": ("fedgan.defenses", Stage),
-        "evaluate.encoder": ("fedgan.metrics", Encoder),
-    }
 
 
 def make_plan(settings: Experiment) -> Plan:
@@ -91,30 +73,27 @@ def make_plan(settings: Experiment) -> Plan:
     check_settings(settings)
     settings.cluster.accelerator = resolve_accelerator(settings.cluster)
     settings.cluster.threads = threads(settings.cluster)
-    with _class_paths(settings):
-        pair: Pair = _component("model", settings.model)
-        loss: AdversarialLoss = _component("loss", settings.loss)
-        attack: Attack = _component("attack", settings.attack)
-        update_attacks, report_attack = _beyond_images(settings, attack)
-        defense = _defense(settings)
-        look = settings.evaluate
-        look.watch_encoder, watch = _encoder("evaluate.watch_encoder", look.watch_encoder)
-        look.encoder, final = _encoder("evaluate.encoder", look.encoder)
+    with class_paths(settings):
+        pair: Pair = component("model", settings.model)
+        loss: AdversarialLoss = component("loss", settings.loss)
+        attack: Attack = component("attack", settings.attack)
+        update_attacks, report_attack = beyond_images(settings, attack)
+        rules = defenses(settings)
+        watch, final = looks(settings)
     if "every" in settings.loss.init_args:  # for a resume on another kind of machine
         loss.every = loss.penalty_every(torch.device(settings.cluster.accelerator))
         settings.loss.init_args["every"] = loss.every
-    defense.check(settings.federation.clients_in_round())
-    defense.check_clients(settings.federation.clients)
-    _ask_for_penalty(settings, loss, defense)
+    for one in rules:
+        one.check(settings.federation.clients_in_round())
+        one.check_clients(settings.federation.clients)
+        _ask_for_penalty(settings, loss, one)
 
     dataset, parts, counts = plan_data(settings)
     shape = ImageShape(dataset.channels, dataset.size, len(dataset.classes))
     with torch.device("meta"):
         networks = pair.build(shape)  # to hear whether it can draw this size, and how large it is
-    if settings.defense.per_network:
-        sizes = [sum(tensor.numel() for tensor in shared_tensors(one)) for one in networks]
-        with _class_paths(settings):
-            defense = PerNetwork([defense, _defense(settings)], sizes)
+    sizes = [sum(tensor.numel() for tensor in shared_tensors(one)) for one in networks]
+    defense = PerNetwork(rules, sizes) if len(rules) > 1 else rules[0]
     attack.check(shape.channels, shape.size, shape.classes)
     schedule = _schedule(settings, attack, dataset, parts)
     _warn_of_idle_attacks(settings, schedule, update_attacks)
@@ -131,15 +110,15 @@ def make_plan(settings: Experiment) -> Plan:
         report_attack=report_attack,
         schedule=schedule,
         defense=defense,
-        final_encoder=final,
-        watch_encoder=watch,
+        final=final,
+        watch=watch,
     )
 
 
 def plan_data(settings: Experiment) -> tuple[Dataset, list[np.ndarray], list[list[int]]]:
     """The data set as the clients' own equipment took it, who holds which training images, and how
     many of each class. Fills in `settings.data.size`. Raises `UserError` as `make_plan` does."""
-    with _class_paths(settings):
+    with class_paths(settings):
         source = find_source(settings.data)
     dataset = source.load(settings.data.path, settings.data.size, settings.seed)
     settings.data.size = dataset.size
@@ -220,74 +199,9 @@ def _warn_of_idle_attacks(
             log.warning("attack.update: %s: %s", attack.name, doubt)
 
 
-def _class_paths(settings: Experiment) -> AbstractContextManager[None]:
+def class_paths(settings: Experiment) -> AbstractContextManager[None]:
+    """Within, the config's class paths can be imported."""
     return python_path(*map(Path, settings.python_path), Path.cwd())
-
-
-def _component(key: str, choice: Component) -> Any:
-    room, base = rooms()[key]
-    return build(key, choice, find(key, choice, room, base))
-
-
-def _beyond_images(
-    settings: Experiment, of_images: Attack
-) -> tuple[list[UpdateAttack], ReportAttack | None]:
-    """The attacks on updates, in their order, and the one on reports. Writes every argument into
-    `settings`."""
-    attack = settings.attack
-    updates: list[UpdateAttack] = []
-    if attack.update:
-        several = attack.update if isinstance(attack.update, list) else [attack.update]
-        pairs = [_chosen("attack.update", choice) for choice in several]
-        choices, updates = [choice for choice, _ in pairs], [made for _, made in pairs]
-        attack.update = choices if isinstance(attack.update, list) else choices[0]
-    for before, one in pairwise(updates):
-        if one.replaces:
-            raise UserError(
-                f"attack.update: {one.name} takes the place of whatever comes before it, and "
-                f"{before.name} would be lost; it must be the first"
-            )
-    report = None
-    if attack.report:
-        attack.report, report = _chosen("attack.report", attack.report)
-        if report.needs_honest_losses and isinstance(of_images, NoAttack):
-            raise UserError(
-                f"attack.report: {report.name} reports the losses of images that are not poisoned, "
-                "but attack.name is none, so that none is; it must be null"
-            )
-    return updates, report
-
-
-def _chosen(key: str, choice: Any) -> tuple[Any, Any]:
-    """What config.yaml is to say of a component that a name or a mapping chooses, and the
-    component."""
-    known = [item.name for item in fields(Component)]
-    for name in choice if isinstance(choice, dict) else ():  # config.py does not look into lists
-        if name not in known:
-            raise UserError(f"{key}.{name}: unknown key{did_you_mean(name, known)}")
-    component = as_component(choice)
-    if component.name is None and component.class_path is None:
-        raise UserError(f"{key}.name: is missing")
-    made = _component(key, component)
-    mapping = _written(component)
-    return (mapping if len(mapping) > 1 else choice), made
-
-
-def _written(component: Component) -> dict[str, Any]:
-    """The mapping that config.yaml is to hold of a component."""
-    return {k: v for k, v in asdict(component).items() if v not in (None, {})}
-
-
-def _defense(settings: Experiment) -> Defense:
-    """The defence; a new one at every call, since a defence has a memory."""
-    chosen = settings.defense
-    if not chosen.rules:
-        return make_defense([chosen])
-    rules = [as_component(rule) for rule in chosen.rules]
-    defense = make_defense(rules, "defense.rules")
-    chosen.rules = [_written(rule) for rule in rules]
-    chosen.name, chosen.class_path, chosen.init_args = "none", None, {}
-    return defense
 
 
 def _ask_for_penalty(settings: Experiment, loss: AdversarialLoss, defense: Defense) -> None:
@@ -314,14 +228,6 @@ def _ask_for_penalty(settings: Experiment, loss: AdversarialLoss, defense: Defen
             "the loss %s keeps its own gradient penalty: %s is %s, the defence asks for %s",
             *(name, argument, own, asked[argument]),
         )
-
-
-def _encoder(key: str, choice: str | dict[str, Any]) -> tuple[str | dict[str, Any], Encoder]:
-    """An encoder, and what config.yaml is to say of it: its mapping with every argument."""
-    component = as_component(choice)
-    encoder = find_encoder(key, component)
-    mapping = _written(component)
-    return (mapping if len(mapping) > 1 else choice), encoder
 
 
 def _acquire(dataset: Dataset, source: Source, parts: list[np.ndarray], seed: int) -> Dataset:

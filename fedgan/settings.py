@@ -168,6 +168,11 @@ class Attack(Component):
     """What they report instead of their losses: median or clean; written likewise. null is
     honest."""
 
+    def is_active(self) -> bool:
+        """Whether anybody attacks at all. A poison rate of 0 is the clean arm of an attack."""
+        of_images = self.name not in (None, "none") or self.class_path is not None
+        return self.poison_rate > 0 and (of_images or self.beyond_images())
+
     def beyond_images(self) -> bool:
         """Whether there is an attack on updates or reports."""
         return bool(self.update) or bool(self.report)
@@ -184,6 +189,9 @@ class Defense(Component):
     class_path, and init_args; takes the place of name."""
     per_network: bool = False
     """Apply it to the generator and to the discriminator each by itself, where both are shared."""
+    discriminator: list[Union[str, dict[str, Any]]] = field(default_factory=list)
+    """Stages for the discriminator's parameters alone, written like rules; name or rules are then
+    the generator's. Empty takes the same for both."""
 
     def words(self) -> str:
         """What it is called in tables: its name, or those of its stages.
@@ -191,9 +199,19 @@ class Defense(Component):
         >>> Defense(rules=["nnm", {"name": "krum"}], per_network=True).words()
         'nnm, krum; per network'
         """
-        stages = [as_component(rule) for rule in self.rules] or [self]
-        names = ", ".join(str(stage.class_path or stage.name) for stage in stages)
+        own = [as_component(rule) for rule in self.rules] or [self]
+        others = [as_component(rule) for rule in self.discriminator]
+        names, theirs = (
+            ", ".join(str(stage.class_path or stage.name) for stage in stages)
+            for stages in (own, others)
+        )
+        if theirs:
+            return f"{names}; discriminator: {theirs}"
         return f"{names}; per network" if self.per_network else names
+
+    def by_network(self) -> bool:
+        """Whether the networks are judged apart."""
+        return self.per_network or bool(self.discriminator)
 
 
 @dataclass
@@ -204,13 +222,24 @@ class Evaluate:
     """Rounds between two looks at the global model; 0 looks only at the end."""
     samples: int = 1000
     """Images generated for the final figures (and half of the real images they need)."""
-    encoder: Union[str, dict[str, Any]] = "efficientnet-lite0"
+    encoder: Union[str, dict[str, Any], list[Union[str, dict[str, Any]]]] = "efficientnet-lite0"
     """Encoder of the final figures: efficientnet-lite0, domain or inception; or a mapping of name
-    or class_path, and init_args."""
+    or class_path, and init_args; or a list of these."""
+    measures: list[Union[str, dict[str, Any]]] = field(
+        default_factory=lambda: ["fidelity", "coverage", "presence", "detection"]
+    )
+    """What is measured at the end: short names, or mappings of name or class_path, and init_args;
+    `fedgan components` lists them."""
+    rounds: list[int] = field(default_factory=list)
+    """Rounds after which all of that is measured too."""
     watch_samples: int = 500
     """Images generated for the figures on the way."""
     watch_encoder: Union[str, dict[str, Any]] = "domain"
     """Encoder of the figures on the way, a quick one; written like encoder."""
+    watch_measures: list[Union[str, dict[str, Any]]] = field(
+        default_factory=lambda: ["fidelity", "presence"]
+    )
+    """What is measured on the way, written like measures."""
     batch_size: int = 50
     """Images that are generated and encoded at a time."""
 

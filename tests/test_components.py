@@ -12,10 +12,10 @@ import yaml
 
 import fedgan
 from fedgan.attacks.base import Attack
+from fedgan.choices import rooms
 from fedgan.components import available, build, find, python_path
 from fedgan.errors import UserError
 from fedgan.models.base import AdversarialLoss
-from fedgan.plan import rooms
 from fedgan.settings import Component
 
 OWN = """

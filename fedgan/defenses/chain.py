@@ -84,7 +84,7 @@ class Chain(Defense):
 
 
 class PerNetwork(Defense):
-    """The same defence for each shared network by itself: the generator, and the discriminator.
+    """A defence for each shared network by itself: the generator, and the discriminator.
 
     A client is flagged if either says so; its weight is the mean and its score the larger of both.
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
+import yaml
 
+from fedgan import config
 from fedgan.defenses.api import make_defense
 from fedgan.defenses.base import PreAggregation, ServerStep, Tolerant, Verdict
 from fedgan.defenses.chain import Chain, PerNetwork
 from fedgan.defenses.fedavg import FedAvg, Mean
 from fedgan.defenses.feddetect import FedDetect
 from fedgan.errors import UserError
+from fedgan.experiment import run
+from fedgan.plan import make_plan
 from fedgan.updates import UpdateMatrix
 
 ROWS = torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0], [5.0, 5.0, 8.0]])
@@ -145,6 +150,39 @@ def test_memories_are_put_back():
 
 def _numbers(mapping):
     return {int(k) if k.isdigit() else k: v for k, v in mapping.items()}
+
+
+def test_a_rule_for_each_network(tiny, tmp_path):
+    """What the generator's rule is given is the generator, and the discriminator's the rest."""
+    changes = {
+        "run_dir": str(tmp_path / "run"),
+        "federation.clients": 5,
+        "federation.rounds": 1,
+        "federation.share": "both",
+        "defense.name": "median",
+        "defense.discriminator": ["clip", {"name": "krum", "init_args": {"f": 1}}],
+    }
+    plan = make_plan(config.from_dict(tiny(changes)))
+    assert isinstance(plan.defense, PerNetwork)
+    assert [type(one).__name__ for one in plan.defense.each] == ["Median", "Chain"]
+    summary = run(tiny(changes))
+    assert summary["defense"] == "median; discriminator: clip, krum"
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["defense"]
+    assert written["discriminator"][1]["init_args"]["f"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"federation.share": "generator"}, "defense.discriminator: federation.share is generator"),
+        ({"defense.discriminator": ["bulyan"]}, "bulyan needs n >= 4f"),
+        ({"defense.discriminator": ["krumm"]}, "defense.discriminator"),
+    ],
+)
+def test_what_a_rule_for_the_discriminator_refuses(tiny, changes, words):
+    base = {"federation.clients": 5, "defense.discriminator": ["median"]}
+    with pytest.raises(UserError, match=re.escape(words)):
+        make_plan(config.from_dict(tiny({**base, **changes})))
 
 
 @pytest.mark.parametrize("per_network", [False, True])

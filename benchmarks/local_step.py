@@ -21,9 +21,10 @@ from rich.table import Table
 from torch import Tensor
 
 from fedgan import config
-from fedgan.assembly import assemble, examiners, networks
+from fedgan.assembly import assemble, networks
 from fedgan.cluster import Cluster
 from fedgan.plan import Plan, make_plan
+from fedgan.scenes import examiners
 from fedgan.tracking.base import Observer
 
 

@@ -48,7 +48,8 @@ def least_bytes(clients: int, processes: int, parameters: int) -> float:
 
 def measure(cluster: Any, plan: Any, rounds: int) -> dict[str, Any]:
     """Seconds, share outside training and bytes of each round but the first, on rank 0."""
-    from fedgan.assembly import assemble, examiners
+    from fedgan.assembly import assemble
+    from fedgan.scenes import examiners
     from fedgan.tracking.base import Observer
 
     federation = assemble(cluster, plan, *examiners(cluster, plan), Observer())

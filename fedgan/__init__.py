@@ -9,17 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Experiment", "UserError", "evaluate", "resume", "run"]
+__all__ = ["Experiment", "UserError", "evaluate", "evaluate_images", "generate", "resume", "run"]
 
 if TYPE_CHECKING:
     from fedgan.errors import UserError
-    from fedgan.experiment import evaluate, resume, run
+    from fedgan.experiment import evaluate, evaluate_images, generate, resume, run
     from fedgan.settings import Experiment
 
 _HOMES = {
     "Experiment": "fedgan.settings",
     "UserError": "fedgan.errors",
     "evaluate": "fedgan.experiment",
+    "evaluate_images": "fedgan.experiment",
+    "generate": "fedgan.experiment",
     "resume": "fedgan.experiment",
     "run": "fedgan.experiment",
 }

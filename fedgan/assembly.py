@@ -1,4 +1,4 @@
-"""From a plan to a federation on this rank: networks, clients, server, measures."""
+"""From a plan to a federation on this rank: networks, clients, server."""
 
 from __future__ import annotations
 
@@ -14,94 +14,16 @@ from fedgan.clients import ClientPool
 from fedgan.cluster import Cluster, place
 from fedgan.data.base import Split
 from fedgan.data.device import ClientImages, images_in_round, upload
-from fedgan.errors import UserError
-from fedgan.evaluation import Examiner, Latents, encode_real
+from fedgan.evaluation import Examiner
 from fedgan.federation import Federation
 from fedgan.local import LocalClient
 from fedgan.malice import Malice
-from fedgan.metrics.base import Encoder
-from fedgan.metrics.fidelity import Fidelity
-from fedgan.metrics.presence import TriggerPresence
-from fedgan.metrics.real import RealImages
 from fedgan.models.base import Generator
 from fedgan.plan import Plan
+from fedgan.probe import Probe
 from fedgan.seeding import derive, torch_generator
 from fedgan.server import Server
 from fedgan.tracking.base import Observer
-
-CALIBRATION = 2000
-"""Real images, at most, that the trigger's filter is calibrated and validated on."""
-
-
-def examiners(cluster: Cluster, plan: Plan, *, watch: bool = True) -> tuple[Examiner, Examiner]:
-    """What measures on the way, and what measures at the end; every rank takes part."""
-    settings = plan.settings.evaluate
-    wanted = [(plan.final_encoder, settings.samples)]
-    if watch:
-        wanted.insert(0, (plan.watch_encoder, settings.watch_samples))
-    presence = trigger_presence(cluster, plan)
-    made = [examiner(cluster, plan, encoder, samples, presence) for encoder, samples in wanted]
-    return made[0], made[-1]
-
-
-def examiner(
-    cluster: Cluster,
-    plan: Plan,
-    encoder: Encoder,
-    samples: int,
-    presence: TriggerPresence | None,
-) -> Examiner:
-    """Prepares an encoder and encodes the real images."""
-    settings, train = plan.settings, plan.dataset.train
-    prepare(cluster, plan, encoder)
-    batch = settings.evaluate.batch_size
-    real = RealImages(encoder, train.images, samples, settings.seed, batch, cluster.device)
-    encoded = encode_real(real, cluster)
-    fidelity = None if encoded is None else Fidelity(encoder.name, *encoded, settings.seed)
-    dim = networks(plan)[0].latent_dim
-    latents = Latents.draw(real.samples, dim, train.labels, settings.seed, cluster.device)
-    return Examiner(real, fidelity, presence, latents)
-
-
-def prepare(cluster: Cluster, plan: Plan, encoder: Encoder) -> None:
-    """The very same encoder on every rank's device.
-
-    Rank 0 makes it first, so that the others find what it left in the cache, and make it anew only
-    where they do not share its disk; then they take over rank 0's numbers.
-    """
-    train = plan.dataset.train
-    if not cluster.is_main:
-        cluster.barrier()
-    encoder.prepare(train.images, train.labels, plan.shape.classes, plan.settings.seed)
-    if cluster.is_main:
-        cluster.barrier()
-    if cluster.world > 1:
-        state = cluster.broadcast_object(encoder.state_dict())
-        if not cluster.is_main:
-            encoder.load_state_dict(state)
-    encoder.to(cluster.device)
-
-
-def trigger_presence(cluster: Cluster, plan: Plan) -> TriggerPresence | None:
-    """The matched filter for the attack's trigger, if it has one: the very same on every rank,
-    each of which scores the images it generates."""
-    return cluster.broadcast_object(calibrated(plan, cluster.device) if cluster.is_main else None)
-
-
-def calibrated(plan: Plan, device: torch.device) -> TriggerPresence | None:
-    """The matched filter for the attack's trigger, calibrated on real images, if it has one."""
-    mark = plan.attack.mark(plan.shape.channels, plan.shape.size)
-    if mark is None:
-        return None
-    rng = torch_generator(plan.settings.seed, "presence")
-    train = plan.dataset.train
-    chosen = torch.randperm(len(train), generator=rng)[:CALIBRATION]
-    clean = train.images[chosen]
-    stamped, _ = plan.attack.poison(clean, train.labels[chosen], rng)
-    try:
-        return TriggerPresence(mark.pattern.cpu(), mark.place, clean.to(device), stamped.to(device))
-    except ValueError as error:
-        raise UserError(f"attack: its trigger cannot be looked for: {error}") from None
 
 
 def networks(plan: Plan) -> tuple[Generator, nn.Module]:
@@ -142,6 +64,7 @@ def assemble(
         malice=Malice(plan.schedule, settings.seed, plan.update_attacks, plan.report_attack),
         observer=observer,
         fewest=plan.defense.fewest(),
+        probe=critic_probe(plan, cluster.device),
     )
     return Federation(
         cluster=cluster,
@@ -155,6 +78,14 @@ def assemble(
         observer=observer,
         checkpoints=Checkpoints(plan.run_dir / "checkpoints", settings.checkpoint.keep),
     )
+
+
+def critic_probe(plan: Plan, device: torch.device) -> Probe | None:
+    """What the discriminators are asked of the trigger with: held-out images, if there are enough.
+    None where the attack has no trigger; with a poison rate of 0 it has one, and nobody uses it."""
+    splits = (plan.dataset.val, plan.dataset.train)
+    settings = plan.settings
+    return Probe.draw(splits, plan.attack, settings.attack.only_label, settings.seed, device)
 
 
 def local_client(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fedgan.data.augment import cutout, translate
 from fedgan.images import to_float
 from fedgan.models.base import AdversarialLoss, Generator
+from fedgan.probe import Probe, as_it_is
 from fedgan.settings import Training
 from fedgan.vectors import flatten, unflatten
 
@@ -169,6 +170,19 @@ class ClientGAN(LightningModule):
         optimizers = self.optimizers()
         assert isinstance(optimizers, list)
         return optimizers  # type: ignore[return-value]
+
+    def critic_bias(self, probe: Probe) -> Tensor:
+        """What this client's discriminator, as it is now, makes of the trigger, in standard
+        deviations (`Probe.bias`); in the precision of the local steps."""
+
+        def critic(images: Tensor, labels: Tensor) -> Tensor:
+            images = images.contiguous(memory_format=self.memory_format)
+            with self._autocast():
+                logits: Tensor = self.discriminator(images, labels)
+            return logits.float()
+
+        with as_it_is(self.discriminator):
+            return probe.bias(critic)
 
     def reset_optimizers(self) -> None:
         """Forgets the optimisers' moments, as a client does that keeps none between rounds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from fedgan.data.device import ClientImages, images_in_round
 from fedgan.errors import about_client
 from fedgan.local import Abandoned, LocalClient
 from fedgan.malice import Malice
+from fedgan.probe import Probe
 from fedgan.reports import (
     FAILED,
     OK,
@@ -83,6 +85,7 @@ class ClientPool:
         malice: what they do to their updates and reports.
         observer: told of every client of this rank that has trained.
         fewest: usable updates that the defence needs; see also `federation.min_clients`.
+        probe: images without and with the trigger, on all ranks or on none.
     """
 
     cluster: Cluster
@@ -94,6 +97,7 @@ class ClientPool:
     malice: Malice
     observer: Observer
     fewest: int = 1
+    probe: Probe | None = None
     _told: set[str] = field(default_factory=set)
 
     def __len__(self) -> int:
@@ -311,6 +315,41 @@ class ClientPool:
         for client in self.clients.values():
             client.undo()
             client.settle()
+
+    def critic_bias(self, reports: list[Report], round: int) -> dict[int, float]:
+        """`Probe.bias` of each of the clients that have just handed in these `reports`, on every
+        rank; nothing without a probe. A client that has none (its discriminator is flat, or raises
+        at the probe) is left out.
+
+        The simulation's, by an exchange of its own: a defence never hears of it. It is asked for
+        after the local steps and before the next round, while a client has the networks that it has
+        trained. Cost: 128 evaluations of a discriminator for each client, and one all-gather.
+        """
+        if self.probe is None:
+            return {}
+        numbers = [report.client for report in reports]
+        owners = [self.owners[number] for number in numbers]
+        device = self.cluster.device
+        rows = torch.empty((owners.count(self.cluster.rank), 2), dtype=torch.float64, device=device)
+        mine = [number for number in numbers if number in self.clients]
+        for row, number in zip(rows, mine, strict=True):
+            row[0].fill_(number)
+            row[1] = self._critic_bias(number, self.probe, round)
+        most = max((owners.count(rank) for rank in owners), default=0)
+        gathered = self.cluster.gather_rows(rows, most).flatten(0, 1).tolist()
+        found = {int(number): bias for number, bias in gathered if number >= 0}
+        return {number: found[number] for number in numbers if math.isfinite(found[number])}
+
+    def _critic_bias(self, number: int, probe: Probe, round: int) -> Tensor | float:
+        try:
+            with self._seeded(number, round, "critic probe"):  # nobody else's draws are taken
+                return self.clients[number].gan.critic_bias(probe)
+        except Exception as error:  # a look at a run does not end it
+            line = f"client {number}'s discriminator cannot be probed: {type(error).__name__}"
+            if line not in self._told:
+                self._told.add(line)
+                log.warning("%s: %s", line, error)
+            return math.nan
 
     def states(self) -> Iterator[tuple[int, bytes]]:
         """Every client's state on rank 0, one after the other; its owner sends it."""

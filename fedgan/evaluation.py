@@ -1,167 +1,224 @@
-"""Looking at the global generator: fidelity and trigger presence on a fixed set of latents.
-
-Images are encoded by all ranks, in whole batches, so that an image is encoded alike whoever does
-it; what is made of them is computed once, on rank 0.
-"""
+"""Looking at generated images: one scene, and the chapters that are written about it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from fedgan.cluster import Cluster
-from fedgan.images import to_uint8
-from fedgan.metrics.base import Encoded, Encoder
-from fedgan.metrics.fidelity import Fidelity, constants, distance_name, encode
-from fedgan.metrics.presence import TriggerPresence, wilson
-from fedgan.metrics.real import RealImages
+from fedgan.errors import UserError
+from fedgan.generated import FromGenerator, Latents
+from fedgan.metrics._shared import digest
+from fedgan.metrics.fidelity import distance_name
+from fedgan.metrics.measure import Findings, Generated, Labelled, Measure, Scene
 from fedgan.models.base import Generator
-from fedgan.seeding import torch_generator
 
 T = TypeVar("T")
-Tick = Callable[[int], None]
+log = logging.getLogger(__name__)
+Tick = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is."""
 
 
-@dataclass(frozen=True)
-class Latents:
-    """Fixed input of a generator, the same in every look: latents [n, Z] and labels."""
+@dataclass
+class Evaluation:
+    """What all measures of a look have found, the same on every rank.
 
-    latents: Tensor
-    labels: Tensor
+    Attributes:
+        figures: single numbers by name.
+        names: the figures of each measure.
+        details: whatever else each measure has found.
+        pictures: uint8 [C, H, W] by name.
+        shown: the pictures of each measure.
+        failed: the measures that could not be taken, and why, in a line.
+    """
 
-    @classmethod
-    def draw(cls, n: int, dim: int, labels: Tensor, seed: int, device: torch.device) -> Latents:
-        """n latents, with labels drawn from those of the training images, so that generated and
-        real images have the same mix of classes."""
-        rng = torch_generator(seed, "evaluation latents")
-        latents = torch.randn((n, dim), generator=rng)
-        chosen = torch.randint(len(labels), (n,), generator=rng)
-        return cls(latents.to(device), labels[chosen.to(labels.device)].to(device))
+    figures: dict[str, float] = field(default_factory=dict)
+    names: dict[str, list[str]] = field(default_factory=dict)
+    details: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pictures: dict[str, Tensor] = field(default_factory=dict)
+    shown: dict[str, list[str]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
-    def batches(self, size: int) -> list[tuple[Tensor, Tensor]]:
-        return list(zip(self.latents.split(size), self.labels.split(size), strict=True))
+    def add(self, measure: str, found: Findings) -> None:
+        """Raises `ValueError` where another measure has claimed a name already."""
+        twice = sorted({*found.figures} & {*self.figures} or {*found.pictures} & {*self.pictures})
+        if twice:
+            raise ValueError(f"{twice[0]} is another measure's already")
+        self.figures |= found.figures
+        self.pictures |= found.pictures
+        self.names[measure], self.shown[measure] = list(found.figures), list(found.pictures)
+        if found.details:
+            self.details[measure] = found.details
 
 
-@torch.inference_mode()
-def generate(generator: Generator, latents: Tensor, labels: Tensor) -> Tensor:
-    """uint8 images [n, C, H, W] of a generator in eval mode."""
-    return to_uint8(generator(latents, labels))
+class JobFailedError(Exception):
+    """A job that the ranks shared has failed on one of them: type and message of its error."""
 
 
-def encode_real(real: RealImages, cluster: Cluster) -> Encoded | None:
-    """Features and logits of the real images, on rank 0, and None elsewhere: those of the cache, or
-    where it has none, those that all ranks encode together."""
-    known = real.load() if cluster.is_main else None
-    if cluster.broadcast_object(known is not None):
-        return known
-    mine = range(cluster.rank, len(real), cluster.world)
-    parts = [encode(real.encoder, real.batch(i), real.batch_size) for i in mine]
-    encoded = _join(parts, cluster, len(real))
-    if encoded is None:
-        return None
-    features, logits = (torch.cat(part) for part in zip(*encoded, strict=True))
-    real.save((features, logits))
-    return features, logits
+class Crew:
+    """The ranks as a crew that measures share their work out to."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.tick: Tick = ignore
+
+    def share(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
+        """Job i is done on rank i modulo their number; all results, in order, on every rank.
+
+        Where jobs fail, every rank raises the error of the first of them: a `UserError`, or
+        `JobFailedError`.
+        """
+        world = self.cluster.world
+        mine: list[Any] = []
+        for job in jobs[self.cluster.rank :: world]:
+            self.cluster.check()  # raises where another rank has failed
+            try:
+                mine.append((job(), None))
+            except Exception as error:  # the others must hear of it before they wait for results
+                log.debug("a shared job failed", exc_info=True)
+                mine.append((None, _told(error)))
+        parts = [mine] if world == 1 else self.cluster.all_gather_objects(mine)
+        every = [parts[i % world][i // world] for i in range(len(jobs))]
+        failures = [failure for _, failure in every if failure is not None]
+        if failures:
+            raise failures[0]
+        return [result for result, _ in every]
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        self.tick(what, done, total)
+
+
+def _told(error: Exception) -> Exception:
+    """An error as it can be sent to another rank."""
+    if isinstance(error, UserError):
+        return UserError(str(error))
+    return JobFailedError(f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def ignore(what: str, done: int, total: int) -> None:
+    """A tick that nobody hears."""
 
 
 class Examiner:
-    """Measures a generator with one encoder.
+    """Measures a generator.
 
     Args:
-        real: the real images; what they are called by, and how many are generated.
-        fidelity: the distances to them; only rank 0 has it.
-        presence: the matched filter for the attack's trigger, or None.
-        latents: what to generate from, `real.samples` of them.
+        scene: everything real.
+        measures: the chapters, in order; prepared by `prepare`.
+        latents: what a generator's images are made from, `scene.samples` of them.
+        crew: the ranks.
+        asked: images that were asked for; there may be too few real ones for so many.
     """
 
     def __init__(
         self,
-        real: RealImages,
-        fidelity: Fidelity | None,
-        presence: TriggerPresence | None,
+        scene: Scene,
+        measures: Sequence[Measure],
         latents: Latents,
+        crew: Crew,
+        asked: int = 0,
     ) -> None:
-        self.real = real
-        self.fidelity = fidelity
-        self.presence = presence
+        self.scene = scene
+        self.measures = measures
         self.latents = latents
+        self.crew = crew
+        self.asked = asked
 
-    @property
-    def encoder(self) -> Encoder:
-        return self.real.encoder
+    def prepare(self) -> None:
+        """All that can be done, and can be missing, before there is anything to measure."""
+        for measure in self.measures:
+            measure.prepare(self.scene)
 
     @property
     def distance(self) -> str:
         """Name of the figure by which generators are ranked: the Frechet distance."""
-        return distance_name(self.encoder.name)
-
-    @property
-    def samples(self) -> int:
-        """How many images are generated and measured."""
-        return self.real.samples
+        return distance_name(self.scene.encoders[0].name)
 
     def settings(self) -> dict[str, Any]:
         """All that the figures depend on beside the generated images, for summary.json."""
         return {
-            "encoder": {
-                "name": self.encoder.name,
-                "fingerprint": self.encoder.fingerprint,
-                **self.encoder.details(),
-            },
-            "samples": self.samples,
-            "batch_size": self.real.batch_size,
-            "halves_seed": self.real.seed,
-            **constants(self.samples),
+            "encoders": [
+                {"name": one.name, "fingerprint": one.fingerprint, **one.details()}
+                for one in self.scene.encoders
+            ],
+            "samples": self.scene.samples,
+            "batch_size": self.scene.batch_size,
+            "seed": self.scene.seed,
+            "real": self._real,
+            "measures": [measure.name for measure in self.measures],
         }
 
-    def measure(
-        self, generator: Generator, cluster: Cluster, tick: Tick | None = None
-    ) -> dict[str, float]:
-        """All figures by name, on every rank the same. `tick` is told of each encoded image."""
-        batches = self.latents.batches(self.real.batch_size)
-        parts = []
-        for latents, labels in batches[cluster.rank :: cluster.world]:
-            images = generate(generator, latents, labels)
-            parts.append((*encode(self.encoder, images, len(images)), self._marks(images)))
-            if tick is not None:
-                tick(len(images) * cluster.world)
-        seen = _join(parts, cluster, len(batches))
-        figures: dict[str, float] = {}
-        if self.fidelity is not None and seen is not None:
-            features, logits, marks = (torch.cat(part) for part in zip(*seen, strict=True))
-            figures = self.fidelity.measure(features, logits) | self._found(marks)
-        return cluster.broadcast_object(figures)
+    @cached_property
+    def _real(self) -> str:
+        """A hash of all real images and labels, and of what the trigger does to some."""
+        scene = self.scene
+        splits = (scene.train, scene.val, scene.test)
+        parts = [part for split in splits for part in split]
+        if scene.trigger is not None:
+            some = Labelled(scene.train.images[:8].cpu(), scene.train.labels[:8].cpu())
+            parts += [*scene.trigger.stamp(some)]
+        return digest(*parts)
 
-    def _marks(self, images: Tensor) -> Tensor:
-        """Score and amplitude [n, 2] of the trigger in each image; [n, 0] without a filter."""
-        if self.presence is None:
-            return torch.empty(len(images), 0)
-        marks = (self.presence.scores(images), self.presence.amplitudes(images))
-        return torch.stack(marks, 1).cpu()
+    def measure(self, generator: Generator, tick: Tick = ignore) -> Evaluation:
+        """Every figure of a generator's images. Every rank takes part."""
+        self.crew.tick = tick
+        try:
+            if not any(measure.needs_generated for measure in self.measures):
+                return self.about(None)
+            return self.about(FromGenerator(self.scene, generator, self.latents))
+        finally:
+            self.crew.tick = ignore
 
-    def _found(self, marks: Tensor) -> dict[str, float]:
-        """How often the trigger stands in the images, and how strongly."""
-        if self.presence is None:
-            return {}
-        scores, amplitudes = marks.unbind(1)
-        found = int((scores >= self.presence.threshold).sum())
-        low, high = wilson(found, len(scores))
-        return {
-            "presence": found / len(scores),
-            "presence_low": low,
-            "presence_high": high,
-            "presence_amplitude": float(amplitudes.median()),
-        }
+    def about(self, generated: Generated | None) -> Evaluation:
+        """Every figure of any images. A measure that fails is told, and costs no other its own."""
+        found = Evaluation()
+        for measure in self.measures:
+            line = self._take(measure, generated, found)
+            if line is not None:
+                found.failed[measure.name] = line
+        return found
 
-
-def _join(parts: list[T], cluster: Cluster, batches: int) -> list[T] | None:
-    """What all ranks made of batches that were dealt out in turn: on rank 0, in the order of the
-    batches; None elsewhere."""
-    gathered = cluster.gather_objects(parts)
-    if gathered is None:
+    def _take(self, measure: Measure, generated: Generated | None, found: Evaluation) -> str | None:
+        """Adds what a measure finds; where it fails, says why."""
+        try:
+            part = measure.measure(self.scene, generated)  # type: ignore[arg-type]
+            found.add(measure.name, part)
+        except Exception as error:
+            # What a measure raises, all ranks meet alike; a RuntimeError may be a lost rank.
+            if isinstance(error, RuntimeError) and self.crew.cluster.world > 1:
+                raise
+            line = " ".join(str(error).split()) or type(error).__name__
+            log.warning("measure %s: %s", measure.name, line, exc_info=_unforeseen(error))
+            return line
         return None
-    return [gathered[i % cluster.world][i // cluster.world] for i in range(batches)]
+
+    def notes(self) -> list[str]:
+        """What a reader of the figures should know beside what the measures themselves say."""
+        if self.scene.samples >= self.asked:
+            return []
+        return [
+            f"measured on {self.scene.samples} images, not {self.asked}: there are "
+            f"{len(self.scene.train.images)} real ones, and the floors need two halves"
+        ]
+
+    def told(self, evaluation: Evaluation) -> dict[str, Any]:
+        """What evaluation.json says of it."""
+        return {
+            "figures": evaluation.figures,
+            "names": evaluation.names,
+            "details": evaluation.details,
+            "failed": evaluation.failed,
+            "pictures": evaluation.shown,
+            "notes": self.notes(),
+            "final": self.settings(),
+        }
+
+
+def _unforeseen(error: Exception) -> bool:
+    """Whether a traceback helps: not for what the user can mend."""
+    return not isinstance(error, (UserError, JobFailedError))

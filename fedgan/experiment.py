@@ -13,18 +13,27 @@ from typing import TYPE_CHECKING, Any
 
 from fedgan import config
 from fedgan.checkpoint import Checkpoints, round_of
+from fedgan.choices import ask_for
+from fedgan.data.given import load_given, write_labelled
 from fedgan.devices import one_thread_before_a_fork, resolve_accelerator
 from fedgan.errors import UserError
 from fedgan.launcher import is_main_process, is_one_of_many
-from fedgan.plan import make_plan
+from fedgan.plan import class_paths, make_plan
 from fedgan.rundir import CHECKPOINTS, check_run_dir, check_same_run, read_settings
 from fedgan.settings import Experiment
-from fedgan.summary import write_json
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedgan.plan import Plan
     from fedgan.ranks import Prepared
 
 log = logging.getLogger(__name__)
+Tick = Callable[[str, int, int], None]
+
+
+def ignore(what: str, done: int, total: int) -> None:
+    """A tick that nobody hears."""
 
 
 def run(
@@ -88,19 +97,19 @@ def evaluate(
     checkpoint: str | Path | None = None,
     samples: int | None = None,
     encoder: str | None = None,
+    only: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    tick: Tick = ignore,
 ) -> dict[str, Any]:
-    """Measures a run's generator again; writes evaluation.json and returns what it holds.
+    """Measures a run's generator again; writes evaluation.json and returns what was found.
 
-    `checkpoint` is as for `resume`; `samples` and `encoder` take the place of the config's. Raises
+    `checkpoint` is as for `resume`; `samples`, `encoder` (several with commas between) and `only`
+    (names of measures) take the place of the config's. `tick` is told what goes on. Raises
     `UserError` as `resume` does.
     """
     folder = Path(run_dir)
     settings = read_settings(folder, list(overrides))
-    if samples is not None:
-        settings.evaluate.samples = samples
-    if encoder is not None:
-        settings.evaluate.encoder = encoder
+    _ask_for(settings, samples, encoder, only)
 
     def prepare() -> Prepared:
         return make_plan(settings), _checkpoint(folder, checkpoint), False
@@ -109,10 +118,102 @@ def evaluate(
     with one_thread_before_a_fork(settings.cluster):
         from fedgan import ranks
 
-        result = ranks.launch(settings.cluster, str, ranks.examine, prepare, prepared)
-    if is_main_process():
-        write_json(folder / "evaluation.json", result)
-    return result
+        return ranks.launch(settings.cluster, str, ranks.examine, tick, prepare, prepared)
+
+
+def evaluate_images(
+    images: str | Path,
+    real: str | Path | Experiment,
+    *,
+    out: str | Path = "evaluation.json",
+    samples: int | None = None,
+    encoder: str | None = None,
+    only: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    tick: Tick = ignore,
+) -> dict[str, Any]:
+    """Measures images that somebody else has made against real ones; writes `out`.
+
+    `images` is a folder (of class folders, or of images without labels) or a .npz file (see
+    `fedgan.data.given`); `real` is a config file, whose attack is looked for, or what `data.name`
+    can be, a run directory, or a .npz file. Raises `UserError` for whatever the user can mend.
+    """
+    settings = real if isinstance(real, Experiment) else config.about_data(real, list(overrides))
+    _ask_for(settings, samples, encoder, only)
+    if not only:  # nobody was judged
+        settings.evaluate.measures = [m for m in settings.evaluate.measures if m != "detection"]
+
+    def prepare() -> tuple[Plan, Tensor, Tensor | None]:
+        plan = make_plan(settings)
+        data = plan.dataset
+        found, labels = load_given(Path(images), data.channels, data.size, data.classes)
+        return plan, found, labels
+
+    settings.cluster.accelerator = resolve_accelerator(settings.cluster)
+    together = is_one_of_many(settings.cluster)
+    with one_thread_before_a_fork(settings.cluster):
+        prepared = None if together else prepare()
+        from fedgan import ranks
+
+        about = {"images": str(images), "real": str(real)}
+        work = ranks.examine_images
+        return ranks.launch(settings.cluster, str, work, tick, prepare, prepared, about, Path(out))
+
+
+def _ask_for(
+    settings: Experiment, samples: int | None, encoder: str | None, only: Sequence[str]
+) -> None:
+    if samples is not None:
+        settings.evaluate.samples = samples
+    with class_paths(settings):
+        ask_for(settings.evaluate, encoder.split(",") if encoder else [], only)
+
+
+def generate(
+    run_dir: str | Path,
+    out: str | Path,
+    *,
+    samples: int | None = None,
+    rebalance: bool = False,
+    checkpoint: str | Path | None = None,
+) -> dict[str, int]:
+    """Writes labelled images of a run's generator, and returns how many there are of each class.
+
+    `out` is a .npz file with `images` uint8 [N, H, H(, C)] and `labels`, or a folder of class
+    folders of PNG files; it must not exist. Either `samples` images in the training images' mix of
+    labels, or, with `rebalance`, of each class as many as it has fewer training images than the
+    largest. The same call gives the same images. Raises `UserError` as `resume` does.
+    """
+    if (samples is None) != rebalance:
+        raise UserError("generate: either --samples or --rebalance")
+    if samples is not None and samples < 1:
+        raise UserError(f"generate: --samples is {samples}; it must be at least 1")
+    folder, target = Path(run_dir), Path(out).expanduser()
+    if target.exists():
+        raise UserError(f"generate: {out} exists; name another, or delete it")
+    if target.suffix not in ("", ".npz"):
+        raise UserError(f"generate: --out={out}: allowed: a .npz file, or a folder")
+    if not target.absolute().parent.is_dir():
+        raise UserError(f"generate: --out={out}: there is no folder {target.parent}")
+    settings = read_settings(folder, [])
+    settings.cluster.devices = settings.cluster.nodes = 1
+
+    def prepare() -> Prepared:
+        return make_plan(settings), _checkpoint(folder, checkpoint), False
+
+    prepared = _prepare(settings, prepare)
+    with one_thread_before_a_fork(settings.cluster):
+        from fedgan import ranks
+
+        work = ranks.generate
+        images, labels = ranks.launch(settings.cluster, str, work, prepare, prepared, samples)
+    classes = (prepared or prepare())[0].dataset.classes
+    write_labelled(target, images, labels, classes)
+    return {name: int(_has(labels, k).sum()) for k, name in enumerate(classes)}
+
+
+def _has(labels: Tensor, k: int) -> Tensor:
+    return labels == k if labels.ndim == 1 else labels[:, k] > 0
 
 
 def resume_hint(run_dir: Path) -> str:

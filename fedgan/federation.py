@@ -18,7 +18,8 @@ from fedgan.clients import ClientPool, StopAsked, TooFewUpdates
 from fedgan.cluster import Cluster
 from fedgan.defenses.base import Defense, ServerMeans
 from fedgan.errors import Interrupted, UserError
-from fedgan.evaluation import Examiner, generate
+from fedgan.evaluation import Evaluation, Examiner
+from fedgan.generated import generate
 from fedgan.server import Server
 from fedgan.settings import Experiment
 from fedgan.tracking.base import Observer, RoundRecord
@@ -42,6 +43,7 @@ class Federation:
         observer: who is told; does nothing but on rank 0.
         checkpoints: where states are saved; None saves nothing.
         done: rounds that are over.
+        looked_at: rounds after which all has been measured already.
         best: the round whose look found the smallest distance, that distance, and what it was
             measured by.
     """
@@ -57,16 +59,19 @@ class Federation:
     observer: Observer
     checkpoints: Checkpoints | None = None
     done: int = 0
+    looked_at: frozenset[int] = frozenset()
     best: dict[str, Any] | None = None
 
-    def run(self) -> dict[str, float]:
-        """Plays all rounds that are left and returns the final figures.
+    def run(self) -> Evaluation:
+        """Plays all rounds that are left and returns what is measured at the end.
 
         Raises `Interrupted` after a stop signal, and `UserError` where too few clients are left,
         both after a checkpoint of all finished rounds.
         """
+        rounds = self.settings.federation.rounds
         with self.cluster.stops_noted():
-            while self.done < self.settings.federation.rounds:
+            self.look_closely()  # where a stop has come in between
+            while self.done < rounds:
                 started = time.perf_counter()
                 try:
                     record = self.play_round(self.done + 1, started)
@@ -76,7 +81,11 @@ class Federation:
                 self.observer.on_round(record)
                 if self._is_best(record) or self._is_due(self.settings.checkpoint.every):
                     self.save()
-            return self.measure(self.final)
+                self.look_closely()
+            evaluation = self.measure(self.final)
+            if rounds in self.settings.evaluate.rounds:
+                self.observer.on_evaluation(rounds, self.told(evaluation), evaluation.pictures)
+            return evaluation
 
     def play_round(self, round: int, started: float) -> RoundRecord:
         """One round: train, judge, aggregate, look."""
@@ -85,13 +94,18 @@ class Federation:
         trained = sum(self.pool.work(report.client) for report in training.sound)
         images_per_second = trained / (time.perf_counter() - started)
 
+        # The simulation's, of the clients as they are before the next round.
+        critic_bias = self.pool.critic_bias(training.sound, round)
+
         means = ServerMeans(round, self.server.parameters, self.settings.seed)
         verdict = self.defense(training.updates, training.sound, means)
         aggregate = verdict.joined(training.updates)
         self.server.step(aggregate)
         self.pool.malice.learn(aggregate, training.reports)
         reports, training_seconds = training.reports, training.seconds
-        del training  # its updates need no room while images are generated
+        usable = training.updates
+        fair_weights = dict(zip(usable.clients, usable.weights.tolist(), strict=True))
+        del training, usable  # its updates need no room while images are generated
 
         samples, figures = self.look(round)
         return RoundRecord(
@@ -99,6 +113,8 @@ class Federation:
             reports=reports,
             verdict=verdict,
             attackers=self.pool.schedule.attackers(sampled, round),
+            fair_weights=fair_weights,
+            critic_bias=critic_bias,
             figures=figures,
             seconds=time.perf_counter() - started,
             training_seconds=training_seconds,
@@ -110,21 +126,38 @@ class Federation:
         """Samples and figures in every k-th and the last round, nothing in the others."""
         if not self._is_due(self.settings.evaluate.every, round):
             return None, {}
-        return self.draw_samples(), self.measure(self.watch)
+        return self.draw_samples(), self.measure(self.watch).figures
 
-    def measure(self, examiner: Examiner) -> dict[str, float]:
+    def look_closely(self) -> None:
+        """All that is measured at the end, after the rounds of `evaluate.rounds`, if it has not
+        been yet. The round is over and saved by then, so that a stop need not wait for the look;
+        a resume makes up for it."""
+        asked = self.done in self.settings.evaluate.rounds and self.done not in self.looked_at
+        if not asked or self.done == self.settings.federation.rounds:
+            return
+        if self.checkpoints is not None and not self._is_saved():
+            self.save()
+        evaluation = self.measure(self.final)
+        self.observer.on_evaluation(self.done, self.told(evaluation), evaluation.pictures)
+
+    def measure(self, examiner: Examiner) -> Evaluation:
         """Figures of the averaged generator; every rank takes part."""
-        total = len(examiner.latents.labels)
+        closely = examiner is self.final
 
-        def tick(images: int) -> None:
+        def tick(what: str, done: int, total: int) -> None:
             self.cluster.check()
-            # The end can be left at any point: all that it needs is in the last checkpoint.
-            if examiner is self.final and self.cluster.stopping:
+            # A full look can be left at any point: all that it needs is in the last checkpoint.
+            if closely and self.cluster.stopping:
                 line = self._with_hint("stopped while measuring")
                 raise Interrupted(self.cluster.stopping, line)
-            self.observer.on_encoded(images, total)
+            self.observer.on_measured(what, done, total, closely)
 
-        return examiner.measure(self.server.averaged_generator(), self.cluster, tick)
+        return examiner.measure(self.server.averaged_generator(), tick)
+
+    def told(self, evaluation: Evaluation) -> dict[str, Any]:
+        """What evaluation.json says of a full look."""
+        sha256 = self.server.generator_sha256()
+        return {**self.final.told(evaluation), "generator_sha256": sha256}
 
     def draw_samples(self) -> Tensor:
         """A picture of the averaged generator, uint8 [rows, columns, C, H, W] on the CPU."""
@@ -137,14 +170,18 @@ class Federation:
 
     def end_early(self, stop: StopAsked | TooFewUpdates) -> Interrupted | UserError:
         """Saves all finished rounds, and says what to raise."""
-        saved = self.checkpoints is not None and self.checkpoints.has(self.done)
-        if not self.cluster.broadcast_object(saved):
+        if not self._is_saved():
             self.save()
         if isinstance(stop, TooFewUpdates):  # the same seeds draw the same failures again
             return UserError(f"{stop}; all finished rounds are saved")
         name = "Ctrl-C" if stop.signum == signal.SIGINT else signal.Signals(stop.signum).name
         line = self._with_hint(f"stopped by {name} in round {self.done + 1}")
         return Interrupted(stop.signum, line)
+
+    def _is_saved(self) -> bool:
+        """Whether all finished rounds are; what rank 0 sees, on every rank."""
+        saved = self.checkpoints is not None and self.checkpoints.has(self.done)
+        return self.cluster.broadcast_object(saved)
 
     def _with_hint(self, line: str) -> str:
         hint = self.cluster.hint()
@@ -223,7 +260,7 @@ class Federation:
         """Notes the round if its look found a smaller distance than any before."""
         distance = record.figures.get(self.watch.distance, math.nan)
         # Another encoder's distances (a resume may change it) are not to be compared.
-        by = f"{self.watch.distance} of {len(self.watch.latents.labels)} images"
+        by = f"{self.watch.distance} of {self.watch.scene.samples} images"
         rival = self.best if self.best and self.best["by"] == by else None
         if not math.isfinite(distance) or (rival and distance >= rival["distance"]):
             return False

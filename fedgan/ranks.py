@@ -8,19 +8,29 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedgan.assembly import assemble, examiners, networks
+import torch
+from torch import Tensor
+
+from fedgan.assembly import assemble, networks
+from fedgan.cache import write_json
 from fedgan.checkpoint import load_server
 from fedgan.cluster import Cluster
 from fedgan.errors import UserError
-from fedgan.evaluation import Examiner
+from fedgan.evaluation import Evaluation, Examiner, Tick, ignore
 from fedgan.federation import Federation
+from fedgan.generated import Given, Latents
+from fedgan.generated import generate as draw
+from fedgan.metrics._shared import digest
 from fedgan.plan import Plan
 from fedgan.rundir import held, make_run_dir, tidy
+from fedgan.scenes import examiner, examiners
+from fedgan.seeding import torch_generator
 from fedgan.server import Server
 from fedgan.settings import Cluster as Settings
-from fedgan.summary import summarise, write_json
-from fedgan.tracking import observers, say
+from fedgan.summary import summarise
+from fedgan.tracking import observers, preparing, say, tell_of_evaluation
 from fedgan.tracking.base import Observer, RunInfo
+from fedgan.tracking.evaluations import EVALUATION, FOLDER, looked_at, write_evaluation
 
 T = TypeVar("T")
 Prepared = tuple[Plan, Path | None, bool]
@@ -47,9 +57,11 @@ def train(
     if cluster.is_main:
         if cluster.world > 1:
             say(cluster.description())
-        encoders = " and ".join(sorted({plan.watch_encoder.name, plan.final_encoder.name}))
+        names = {encoder.name for look in (plan.watch, plan.final) for encoder in look.encoders}
+        encoders = " and ".join(sorted(names))
         say(f"preparing {encoders} on real images of {plan.dataset.name} (cached for next time)")
-    watch, final = examiners(cluster, plan)
+    with preparing() if cluster.is_main else nullcontext(ignore) as tick:
+        watch, final = examiners(cluster, plan, tick=tick)
     with held(plan.run_dir) if cluster.is_main else nullcontext():
         if cluster.is_main:
             if checkpoint is None:
@@ -73,15 +85,18 @@ def _train(
         federation = assemble(cluster, plan, watch, final, observer)
         if checkpoint is not None:
             federation.load(checkpoint)
+            federation.looked_at = cluster.broadcast_object(closely_looked_at(plan))
             cluster.barrier()  # all have read what they need
             if cluster.is_main and federation.checkpoints is not None:
                 federation.checkpoints.forget_after(federation.done)
         info = run_info(plan, federation)
         observer.on_start(info)
-        figures = federation.run()
+        evaluation = federation.run()
         summary: dict[str, Any] = {}
         if cluster.is_main:
-            summary = summarise(plan, info, cluster, federation, figures, started)
+            told = {"round": federation.done, **federation.told(evaluation)}
+            write_evaluation(plan.run_dir / EVALUATION, told, evaluation.pictures)
+            summary = summarise(plan, info, cluster, federation, evaluation, started)
             write_json(plan.run_dir / "summary.json", summary)
             observer.on_end(summary)
         summary = cluster.broadcast_object(summary)
@@ -95,27 +110,115 @@ def _train(
 
 
 def examine(
-    cluster: Cluster, prepare: Callable[[], Prepared], prepared: Prepared | None
+    cluster: Cluster, tick: Tick, prepare: Callable[[], Prepared], prepared: Prepared | None
 ) -> dict[str, Any]:
-    """Final figures of a checkpoint's generator, on every rank."""
-    plan, checkpoint, _ = prepared or prepare()
-    checkpoint = cluster.broadcast_object(checkpoint)
-    assert checkpoint is not None
-    state = load_server(checkpoint)
+    """What is measured at the end, of a checkpoint's generator; rank 0 writes evaluation.json.
+
+    Figures that are there already, of the same generator and settings, are kept beside the new.
+    """
+    plan, path, _ = prepared or prepare()
+    server, state = _saved(cluster, plan, path)
+    heard = tick if cluster.is_main else ignore
+    final = examiner(cluster, plan, plan.final, until=state["round"], tick=heard)
+    evaluation = final.measure(server.averaged_generator(), heard)
+    told = {
+        "round": state["round"],
+        "checkpoint": state["checkpoint"],
+        **final.told(evaluation),
+        "generator_sha256": server.generator_sha256(),
+    }
+    kept = _kept(cluster, plan.run_dir / EVALUATION, told, evaluation)
+    if cluster.is_main:
+        tell_of_evaluation(plan.settings, plan.run_dir, told, evaluation.pictures)
+    return kept
+
+
+def generate(
+    cluster: Cluster,
+    prepare: Callable[[], Prepared],
+    prepared: Prepared | None,
+    samples: int | None,
+) -> tuple[Tensor, Tensor]:
+    """Images uint8 [n, C, H, W] of a checkpoint's generator and their labels: `samples` in the
+    training images' mix, or, where that is None, what smaller classes lack to the largest."""
+    plan, path, _ = prepared or prepare()
+    server, _ = _saved(cluster, plan, path)
+    rng = torch_generator(plan.settings.seed, "generated labels")
+    own = plan.dataset.train.labels
+    if samples is None:
+        labels = lacking(own, plan.shape.classes)
+    else:
+        labels = own[torch.randint(len(own), (samples,), generator=rng)]
+    generator = server.averaged_generator()
+    latents = torch.randn((len(labels), generator.latent_dim), generator=rng)
+    given = Latents(latents.to(cluster.device), labels.to(cluster.device))
+    batches = given.batches(plan.settings.evaluate.batch_size)
+    return torch.cat([draw(generator, *batch).cpu() for batch in batches]), labels
+
+
+def lacking(labels: Tensor, classes: int) -> Tensor:
+    """The labels that bring each class up to the size of the largest, int64 [n].
+
+    >>> lacking(torch.tensor([0, 0, 0, 1]), 3).tolist()
+    [1, 1, 2, 2, 2]
+    """
+    if labels.ndim == 2:
+        raise UserError("generate: --rebalance needs one label an image")
+    counts = torch.bincount(labels, minlength=classes)
+    missing = counts.max() - counts
+    if not missing.any():
+        raise UserError("generate: no class is smaller than another; --samples says how many")
+    return torch.arange(classes).repeat_interleave(missing)
+
+
+def _saved(cluster: Cluster, plan: Plan, path: Path | None) -> tuple[Server, dict[str, Any]]:
+    """The server of a checkpoint that rank 0 has chosen, and what else that holds."""
+    chosen = cluster.broadcast_object(path)
+    assert chosen is not None
+    state = load_server(chosen)
     generator = networks(plan)[0].to(cluster.device)
     server = Server(generator, None, plan.settings.federation.ema)
     if len(state["server"]["average"]) != len(server.average):
         raise UserError("the checkpoint is of another generator than config.yaml's")
     server.load_state_dict(state["server"])
-    _, final = examiners(cluster, plan, watch=False)
-    figures = final.measure(server.averaged_generator(), cluster)
-    return {
-        "checkpoint": str(checkpoint),
-        "round": state["round"],
-        "figures": figures,
-        "final": final.settings(),
-        "generator_sha256": server.generator_sha256(),
-    }
+    return server, {**state, "checkpoint": str(chosen)}
+
+
+def examine_images(
+    cluster: Cluster,
+    tick: Tick,
+    prepare: Callable[[], tuple[Plan, Tensor, Tensor | None]],
+    prepared: tuple[Plan, Tensor, Tensor | None] | None,
+    about: dict[str, Any],
+    path: Path,
+) -> dict[str, Any]:
+    """The same of somebody else's images uint8 [N, C, H, W], with labels or without; rank 0 writes
+    it to `path`."""
+    plan, images, labels = prepared or prepare()
+    heard = tick if cluster.is_main else ignore
+    final = examiner(cluster, plan, plan.final, most=len(images), tick=heard)
+    final.crew.tick = heard
+    given = Given(final.scene, images, labels, plan.dataset.classes)
+    evaluation = final.about(given)
+    own = [images] if labels is None else [images, labels]
+    told = {**about, "images_digest": digest(*own), **final.told(evaluation)}
+    return _kept(cluster, path, told, evaluation)
+
+
+def _kept(
+    cluster: Cluster, path: Path, told: dict[str, Any], evaluation: Evaluation
+) -> dict[str, Any]:
+    """Writes it on rank 0 beside what is there of the same images, and returns the new part."""
+    if cluster.is_main:
+        write_evaluation(path, told, evaluation.pictures)
+    cluster.barrier()
+    return told
+
+
+def closely_looked_at(plan: Plan) -> frozenset[int]:
+    """The rounds of `evaluate.rounds` whose full looks are written down already."""
+    folder, rounds = plan.run_dir / FOLDER, plan.settings.evaluate.rounds
+    return frozenset(round for round in rounds if (folder / looked_at(round)).is_file())
 
 
 def run_info(plan: Plan, federation: Federation) -> RunInfo:

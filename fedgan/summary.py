@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import platform
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fedgan import __version__
-from fedgan.cache import write_atomically
+from fedgan.metrics.detection import detection
 from fedgan.plan import Plan
 from fedgan.tracking.base import RunInfo
 from fedgan.tracking.records import CLIENTS, METRICS, read_table
@@ -28,6 +25,7 @@ PACKAGES = (
 
 if TYPE_CHECKING:  # so that writing a summary does not wait for Lightning
     from fedgan.cluster import Cluster
+    from fedgan.evaluation import Evaluation
     from fedgan.federation import Federation
 
 Row = dict[str, Any]
@@ -38,7 +36,7 @@ def summarise(
     info: RunInfo,
     cluster: Cluster,
     federation: Federation,
-    figures: dict[str, float],
+    evaluation: Evaluation,
     started: float,
 ) -> dict[str, Any]:
     """All final figures of a run, with who was flagged when; the tables are read back from disk,
@@ -54,11 +52,11 @@ def summarise(
     pictures = sorted((info.run_dir / "samples").glob("round_*.png"))
     return {
         "run_dir": str(info.run_dir),
-        "figures": figures,
+        "figures": evaluation.figures,
+        "details": evaluation.details,
         "final": federation.final.settings(),
         "watch_figures": next((look for look in reversed(looks) if look), {}),
         "watch": federation.watch.settings(),
-        "presence_filter": _presence_filter(federation),
         "attack": settings.attack.class_path or settings.attack.name,
         "attack_on_updates": [type(one).name for one in plan.update_attacks],
         "attack_on_reports": plan.report_attack and type(plan.report_attack).name,
@@ -83,45 +81,6 @@ def summarise(
     }
 
 
-def detection(rows: Sequence[Row]) -> dict[str, Any]:
-    """How flags, and losses of weight, fell on clients that poisoned in a round and on those that
-    did not, counted over all client-rounds that were judged. A flag costs weight only in rounds in
-    which the rule acts: not in its warm-up, nor where it flags too many. Rates are null where
-    nothing counts."""
-    found: dict[str, Any] = {}
-    for who, truth, rate in (
-        ("malicious", "True", "true_positive_rate"),
-        ("benign", "False", "false_positive_rate"),
-    ):
-        own = [row for row in rows if row["malicious"] == truth and row["status"] == "ok"]
-        flagged = sum(row["flagged"] == "True" for row in own)
-        found[f"{who}_client_rounds"] = len(own)
-        found[f"{who}_flagged"] = flagged
-        found[f"{who}_suppressed"] = sum(row["suppressed"] == "True" for row in own)
-        found[rate] = flagged / len(own) if own else None
-    return found
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes `content` atomically; numbers that JSON does not have become null."""
-    text = json.dumps(_finite(content), indent=2, allow_nan=False)
-    write_atomically(path, lambda beside: _write_text(beside, text))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text + "\n", encoding="utf-8")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
-
-
 def _client(number: int, rows: list[Row], info: RunInfo, fair: float) -> dict[str, Any]:
     own = [row for row in rows if int(row["client"]) == number]
     return {
@@ -137,33 +96,15 @@ def _client(number: int, rows: list[Row], info: RunInfo, fair: float) -> dict[st
     }
 
 
-def _presence_filter(federation: Federation) -> dict[str, float] | None:
-    presence = federation.final.presence
-    if presence is None:
-        return None
-    return {
-        "threshold": presence.threshold,
-        "auroc": presence.auroc,
-        "false_alarm": presence.false_alarm,
-        "hit_rate": presence.hit_rate,
-    }
-
-
 def _notes(plan: Plan, federation: Federation) -> Iterable[str]:
     """What a reader of the figures should know."""
-    settings = plan.settings.evaluate
-    for examiner, asked in (
-        (federation.final, settings.samples),
-        (federation.watch, settings.watch_samples),
-    ):
-        if examiner.samples < asked:
+    for look, examiner in ((plan.final, federation.final), (plan.watch, federation.watch)):
+        if examiner.scene.samples < look.samples:
+            names = " and ".join(encoder.name for encoder in look.encoders)
             yield (
-                f"{examiner.encoder.name}: measured on {examiner.samples} images, not {asked}: "
+                f"{names}: measured on {examiner.scene.samples} images, not {look.samples}: "
                 f"there are {len(plan.dataset.train)} real ones, and the floor needs two halves"
             )
-    presence = federation.final.presence
-    if presence is not None and presence.hit_rate < 0.9:
-        yield f"the trigger's filter finds only {presence.hit_rate:.0%} of stamped real images"
 
 
 def _is_figure(key: str) -> bool:

@@ -1,16 +1,17 @@
-"""A look at the generator on 1, 2 and 3 ranks: shared work, one reckoning, the same figures."""
+"""A look at generated images on 1, 2 and 3 ranks: shared work, done once, the same figures."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from fedgan import assembly, config, evaluation
-from fedgan.evaluation import Examiner
-from fedgan.metrics import fidelity
+from fedgan import assembly, config, evaluation, scenes
+from fedgan.errors import UserError
+from fedgan.evaluation import Crew, JobFailedError
+from fedgan.generated import FromGenerator, Given
+from fedgan.metrics import presence
 from fedgan.metrics.base import Encoder
-from fedgan.metrics.fidelity import Fidelity
-from fedgan.metrics.presence import TriggerPresence
+from fedgan.metrics.measure import Findings, Measure
 from fedgan.plan import make_plan
 
 WORLDS = [1, 2, 3]
@@ -43,9 +44,7 @@ def look(on_ranks, planned):
         plan = planned(**changes)
 
         def on_rank(cluster):
-            return cluster.all_gather_objects(
-                work(cluster, plan, *assembly.examiners(cluster, plan))
-            )
+            return cluster.all_gather_objects(work(cluster, plan, *scenes.examiners(cluster, plan)))
 
         return on_ranks(world, on_rank)
 
@@ -54,7 +53,7 @@ def look(on_ranks, planned):
 
 def measured(cluster, plan, watch, final):
     generator = assembly.networks(plan)[0]
-    return watch.measure(generator, cluster), final.measure(generator, cluster)
+    return watch.measure(generator).figures, final.measure(generator).figures
 
 
 @pytest.mark.parametrize("batch_size", [3, 50])
@@ -68,56 +67,122 @@ def test_figures_are_the_same_on_every_rank_of_every_number(look, batch_size):
         assert ranks == [alone] * world
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_only_rank_0_reckons(look, monkeypatch, world):
-    calls = []
-    for where, name in ((Fidelity, "measure"), (Examiner, "_found"), (fidelity, "frechet")):
-        whole = getattr(where, name)
-        monkeypatch.setattr(
-            where, name, lambda *a, n=name, whole=whole: (calls.append(n), whole(*a))[1]
-        )
+class Jobs(Measure):
+    """Five jobs, each of which tells where it was done."""
 
-    def work(*parts):
-        measured(*parts)
-        return sorted(calls), parts[3].fidelity is None
+    name = "jobs"
 
-    (mine, without), *others = look(world, work)
-    assert mine == ["_found"] * 2 + ["frechet"] * 4 + ["measure"] * 2
-    assert not without
-    assert others == [([], True)] * (world - 1)
+    def measure(self, scene, generated):
+        done = scene.share([lambda i=i: (i, self.rank) for i in range(5)])
+        return Findings({"jobs": float(len(done))}, {"done": done})
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_generated_images_are_shared_out(look, world):
+def test_jobs_are_dealt_out_and_done_once(on_ranks, planned, world):
+    plan = planned()
+
+    def work(cluster):
+        final = scenes.examiners(cluster, plan)[1]
+        measure = Jobs()
+        measure.rank = cluster.rank
+        final.measures = [measure]
+        found = final.measure(assembly.networks(plan)[0])
+        return cluster.all_gather_objects(found.details["jobs"]["done"])
+
+    assert on_ranks(world, work) == [[(i, i % world) for i in range(5)]] * world
+
+
+class Broken(Measure):
+    """Fails in a job of rank 1, or of the only one."""
+
+    name = "broken"
+
+    def measure(self, scene, generated):
+        def fail():
+            raise KeyError("of rank 1")
+
+        return Findings({"broken": float(len(scene.share([lambda: 1, fail])))})
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_measure_that_fails_costs_no_other_its_figures(on_ranks, planned, world):
+    plan = planned()
+
+    class Other(Jobs):
+        name = "other"
+
+    def work(cluster):
+        final = scenes.examiners(cluster, plan)[1]
+        final.measures = [Broken(), Jobs(), Other()]
+        for measure in final.measures:
+            measure.rank = 0
+        found = final.measure(assembly.networks(plan)[0])
+        return cluster.all_gather_objects((found.figures, found.names, found.failed))
+
+    (one, *others) = on_ranks(world, work)
+    assert others == [one] * (world - 1)
+    figures, names, failed = one
+    assert figures == {"jobs": 5.0}
+    assert names == {"jobs": ["jobs"]}
+    assert failed == {
+        "broken": "KeyError: 'of rank 1'",
+        "other": "jobs is another measure's already",
+    }
+
+
+def test_nothing_is_generated_for_measures_that_need_nothing(on_ranks, planned, monkeypatch):
+    plan = planned()
+
+    class History(Measure):
+        name = "history"
+        needs_generated = False
+
+        def measure(self, scene, generated):
+            assert generated is None
+            return Findings({"rows": float(len(scene.history()))})
+
+    def work(cluster):
+        final = scenes.examiners(cluster, plan)[1]
+        final.measures = [History()]
+        monkeypatch.setattr(evaluation, "FromGenerator", None)
+        return final.measure(None).figures
+
+    assert on_ranks(1, work) == {"rows": 0.0}
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_generated_images_are_shared_out_and_encoded_once(look, monkeypatch, world):
     """10 images in batches of 3, 3, 3 and 1; rank 0 hears of about as many as there are."""
 
     def work(cluster, plan, watch, final):
         heard, encoded = [], []
-        whole = evaluation.encode
-        evaluation.encode = lambda *a: (encoded.append(len(a[1])), whole(*a))[1]
+        whole = scenes.encode
+        scenes.encode = lambda *a: (encoded.append(len(a[1])), whole(*a))[1]
         try:
-            final.measure(assembly.networks(plan)[0], cluster, heard.append)
+            final.measure(assembly.networks(plan)[0], lambda *told: heard.append(told))
         finally:
-            evaluation.encode = whole
-        return encoded, sum(heard)
+            scenes.encode = whole
+        return encoded, heard
 
     ranks = look(world, work)
     assert [encoded for encoded, _ in ranks] == [[3, 3, 3, 1][i::world] for i in range(world)]
-    assert ranks[0][1] >= 10
+    told = [one for one in ranks[0][1] if one[0] == "encoding with domain"]
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert told[-1][1:] == (10, 10)
 
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_real_images_are_encoded_once_in_total(on_ranks, planned, monkeypatch, world):
     plan, encoded = planned(), []
-    whole = evaluation.encode
-    monkeypatch.setattr(evaluation, "encode", lambda *a: (encoded.append(len(a[1])), whole(*a))[1])
+    whole = scenes.encode
+    monkeypatch.setattr(scenes, "encode", lambda *a: (encoded.append(len(a[1])), whole(*a))[1])
 
     def work(cluster):
         encoded.clear()
-        assembly.examiners(cluster, plan, watch=False)
+        scenes.examiners(cluster, plan, watch=False)
         first = list(encoded)
         encoded.clear()
-        assembly.examiners(cluster, plan, watch=False)
+        scenes.examiners(cluster, plan, watch=False)
         return cluster.all_gather_objects((first, list(encoded)))
 
     ranks = on_ranks(world, work)
@@ -126,19 +191,21 @@ def test_real_images_are_encoded_once_in_total(on_ranks, planned, monkeypatch, w
     assert [again for _, again in ranks] == [[]] * world
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_no_rank_but_0_looks_at_the_cache(on_ranks, planned, monkeypatch, shared):
+def test_no_rank_but_0_looks_at_the_cache(on_ranks, planned, monkeypatch):
     """Whether or not another rank could find the real features, it does without them."""
     plan = planned()
-    floors = on_ranks(1, lambda c: assembly.examiners(c, plan)[1].fidelity._floors)
+    alone = on_ranks(1, lambda cluster: measured(cluster, plan, *scenes.examiners(cluster, plan)))
 
     def work(cluster):
-        if not cluster.is_main and not shared:
+        if not cluster.is_main:
             monkeypatch.setenv("FEDGAN_CACHE", str(plan.run_dir.parent / "elsewhere"))
-        final = assembly.examiners(cluster, plan)[1]
-        return cluster.all_gather_objects(final.fidelity and final.fidelity._floors)
+        whole = scenes.RealImages.load
+        looked = []
+        scenes.RealImages.load = lambda self: (looked.append(1), whole(self))[1]
+        found = measured(cluster, plan, *scenes.examiners(cluster, plan))
+        return cluster.all_gather_objects((found, bool(looked)))
 
-    assert on_ranks(2, work) == [floors, None]
+    assert on_ranks(2, work) == [(alone, True), (alone, False)]
 
 
 class Scattered(Encoder):
@@ -171,7 +238,7 @@ def test_rank_0_is_prepared_first_and_its_weights_go_to_all(on_ranks, planned, t
 
     def work(cluster):
         encoder = Scattered(tmp_path / "log")
-        assembly.prepare(cluster, plan, encoder)
+        scenes.prepare(cluster, plan, encoder)
         weights = encoder.network.weight.unique().tolist()
         return cluster.all_gather_objects((encoder.place == 1, weights))
 
@@ -189,7 +256,7 @@ def test_an_encoder_without_networks_has_nothing_to_send(on_ranks, planned, tmp_
 
     def work(cluster):
         encoder = Plain(tmp_path)
-        assembly.prepare(cluster, plan, encoder)
+        scenes.prepare(cluster, plan, encoder)
         return cluster.all_gather_objects((encoder.prepared, encoder.state_dict()))
 
     plan = planned()
@@ -197,32 +264,32 @@ def test_an_encoder_without_networks_has_nothing_to_send(on_ranks, planned, tmp_
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_the_triggers_filter_is_calibrated_once_and_the_same_everywhere(look, monkeypatch, world):
-    made = []
-    whole = TriggerPresence.__init__
-    monkeypatch.setattr(
-        TriggerPresence, "__init__", lambda *a, **k: (made.append(1), whole(*a, **k))[1]
-    )
+def test_the_triggers_detector_is_made_once_and_the_same_everywhere(look, monkeypatch, world):
+    made, whole = [], presence.make
+    monkeypatch.setattr(presence, "make", lambda *a: (made.append(1), whole(*a))[1])
 
     def work(cluster, plan, watch, final):
-        scores = final.presence.scores(plan.dataset.train.images)
-        return len(made), scores.tolist(), final.presence.threshold, final.presence.auroc
+        own = [one for look in (watch, final) for one in look.measures if one.name == "presence"]
+        detectors = [one._made.whole for one in own]
+        scores = detectors[1].scores(plan.dataset.train.images)
+        return len(made), detectors[0] is detectors[1], scores.tolist(), detectors[1].threshold
 
     ranks = look(world, work)
     assert [calls for calls, *_ in ranks] == [1] + [0] * (world - 1)
     assert all(rank[1:] == ranks[0][1:] for rank in ranks)
+    assert ranks[0][1]
 
 
 def test_without_a_trigger_there_is_no_presence(on_ranks, planned):
     plan = planned()
-    plan.attack.mark = lambda channels, size: None
+    plan.attack.triggers = False
 
     def work(cluster):
-        watch, final = assembly.examiners(cluster, plan)
-        return final.presence, measured(cluster, plan, watch, final)[1]
+        watch, final = scenes.examiners(cluster, plan)
+        return final.scene.trigger, measured(cluster, plan, watch, final)[1]
 
-    presence, figures = on_ranks(2, work)
-    assert presence is None
+    trigger, figures = on_ranks(2, work)
+    assert trigger is None
     assert figures
     assert not any(key.startswith("presence") for key in figures)
 
@@ -230,12 +297,76 @@ def test_without_a_trigger_there_is_no_presence(on_ranks, planned):
 def test_settings_hold_what_the_figures_depend_on(look):
     one, other = look(2, lambda cluster, plan, watch, final: final.settings())
     assert one == other
-    assert one.pop("encoder").keys() == {"name", "fingerprint", "seed", "steps", "train_accuracy"}
-    assert one == {
-        "samples": 10,
-        "batch_size": 3,
-        "halves_seed": 1,
-        "kernel_subsets": 20,
-        "kernel_subset_size": 5,
-        "score_splits": 10,
-    }
+    (encoder,) = one.pop("encoders")
+    assert encoder.keys() == {"name", "fingerprint", "seed", "steps", "train_accuracy"}
+    measures = one.pop("measures")
+    assert len(one.pop("real")) == 20
+    assert one == {"samples": 10, "batch_size": 3, "seed": 1}
+    assert {"fidelity", "presence"} <= set(measures)
+
+
+def test_the_trigger_stamps_the_same_images_alike(look):
+    def work(cluster, plan, watch, final):
+        trigger = final.scene.trigger
+        one, other = (trigger.stamp(final.scene.train) for _ in range(2))
+        changed = (one.images != final.scene.train.images).flatten(1).any(1)
+        return torch.equal(one.images, other.images), bool(changed.all()), trigger.place
+
+    assert look(2, work) == [(True, True, (12, 12))] * 2
+
+
+@pytest.fixture
+def alone(look):
+    """What `work(scene, plan, generator)` gives on one rank."""
+
+    def start(work):
+        (found,) = look(1, lambda c, plan, w, final: work(final, plan, assembly.networks(plan)[0]))
+        return found
+
+    return start
+
+
+def test_a_generator_draws_others_for_another_purpose(alone):
+    def work(final, plan, generator):
+        generated = FromGenerator(final.scene, generator, final.latents)
+        labels = torch.tensor([0, 1, 0, 1])
+        one, same, other = (generated.draw(labels, purpose) for purpose in "aab")
+        return one.shape, torch.equal(one, same), torch.equal(one, other), len(generated.images)
+
+    assert alone(work) == ((4, 1, 16, 16), True, False, 10)
+
+
+def test_given_images_are_drawn_by_label_and_the_unmeasured_first(alone):
+    def work(final, plan, generator):
+        images = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1).expand(40, 1, 16, 16)
+        labels = torch.arange(40) % 2
+        given = Given(final.scene, images, labels, plan.dataset.classes)
+        wanted = torch.tensor([1, 0, 1, 1, 0])
+        drawn = given.draw(wanted, "a test")
+        numbers, measured = drawn[:, 0, 0, 0], set(given.images[:, 0, 0, 0].tolist())
+        assert torch.equal(given.labels, given.images[:, 0, 0, 0] % 2)
+        assert torch.equal(numbers % 2, wanted)
+        assert not set(numbers.tolist()) & measured
+        assert len(set(numbers.tolist())) == 5
+        everything = given.draw(labels, "a test")[:, 0, 0, 0]
+        assert sorted(everything.tolist()) == list(range(40))
+        with pytest.raises(UserError, match="a test needs 21 images of class 1, and there are 20"):
+            given.draw(torch.ones(21, dtype=torch.int64), "a test")
+        bare = Given(final.scene, images, None, plan.dataset.classes)
+        with pytest.raises(UserError, match="a test needs labels"):
+            bare.draw(wanted, "a test")
+        return bare.labels is None
+
+    assert alone(work)
+
+
+def test_an_error_in_a_shared_job_is_met_by_all_ranks(on_ranks):
+    def work(cluster):
+        def broken():
+            raise ValueError("of this job")
+
+        with pytest.raises(JobFailedError, match="ValueError: of this job"):
+            Crew(cluster).share([lambda: 1, broken, lambda: 3])
+        return cluster.all_gather_objects("heard")
+
+    assert on_ranks(2, work) == ["heard"] * 2

@@ -5,18 +5,18 @@ from __future__ import annotations
 import csv
 import math
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from fedgan import assembly, config
-from fedgan.assembly import assemble, examiners
+from fedgan.assembly import assemble
 from fedgan.checkpoint import Checkpoints, to_bytes
 from fedgan.clients import StopAsked, TooFewUpdates
 from fedgan.errors import RunError
 from fedgan.plan import make_plan
+from fedgan.scenes import examiners
 from fedgan.server import Server
 from fedgan.tracking.base import Observer
 from fedgan.vectors import flatten
@@ -350,12 +350,12 @@ def test_clients_drop_out_at_random_and_again_alike(federate):
     assert 4 <= everybody.count("dropped out") <= 20
 
 
-def test_an_error_of_a_rank_names_the_client(federate, monkeypatch):
+def test_an_error_of_a_rank_names_the_client(federate, monkeypatch, tmp_path):
     def work(federation):
         if 1 in federation.pool.clients:
             gan = federation.pool.clients[1].gan
             monkeypatch.setattr(gan, "local_state", lambda: 1 / 0)
-        federation.checkpoints = Checkpoints(Path("nowhere"), 1)
+        federation.checkpoints = Checkpoints(tmp_path, 1)  # rank 0 has nothing to complain of
         federation.save()
 
     with pytest.raises(RunError, match=r"^rank 1, client 1: ZeroDivisionError") as caught:

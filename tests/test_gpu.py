@@ -11,10 +11,11 @@ import torch
 import torch.distributed as dist
 
 import fedgan
-from fedgan.assembly import assemble, examiners
+from fedgan.assembly import assemble
 from fedgan.cluster import Cluster
 from fedgan.config import from_dict
 from fedgan.plan import make_plan
+from fedgan.scenes import examiners
 from fedgan.tracking.base import Observer
 
 pytestmark = [

@@ -13,13 +13,14 @@ import torch
 import yaml
 
 from fedgan import config
-from fedgan.assembly import assemble, examiners
+from fedgan.assembly import assemble
 from fedgan.attacks.updates import UpdateAttack
 from fedgan.checkpoint import load_server, to_bytes
 from fedgan.errors import UserError
 from fedgan.experiment import resume, run
 from fedgan.plan import make_plan
 from fedgan.reports import LOSSES
+from fedgan.scenes import examiners
 from fedgan.tracking.base import Observer
 from fedgan.vectors import flatten
 

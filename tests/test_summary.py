@@ -1,4 +1,4 @@
-"""summary.json: the arithmetic of detection, and all that the README promises is in it."""
+"""summary.json: all that the README promises is in it."""
 
 from __future__ import annotations
 
@@ -7,42 +7,17 @@ import re
 
 import pytest
 
-from fedgan.assembly import assemble, examiners
+from fedgan.assembly import assemble
+from fedgan.cache import write_json
+from fedgan.evaluation import Evaluation
 from fedgan.experiment import run
 from fedgan.plan import make_plan
 from fedgan.ranks import run_info
 from fedgan.rundir import read_settings
-from fedgan.summary import detection, summarise, write_json
+from fedgan.scenes import examiners
+from fedgan.summary import summarise
 from fedgan.tracking.base import Observer
 from fedgan.tracking.records import CLIENTS, METRICS, read_table
-
-
-def row(flagged, malicious, suppressed=False, status="ok"):
-    found = {"flagged": flagged, "malicious": malicious, "suppressed": suppressed, "status": status}
-    return {key: str(value) for key, value in found.items()}
-
-
-def test_detection_counts_client_rounds():
-    rows = [row(True, True, True)] * 2 + [row(True, True)] + [row(False, True)]
-    rows += [row(True, False, True)] + [row(True, False)] + [row(False, False)] * 6
-    rows += [row(False, who, status="timed out") for who in (True, False)]  # nobody judged them
-    assert detection(rows) == {
-        "malicious_client_rounds": 4,
-        "malicious_flagged": 3,
-        "malicious_suppressed": 2,
-        "true_positive_rate": 0.75,
-        "benign_client_rounds": 8,
-        "benign_flagged": 2,
-        "benign_suppressed": 1,
-        "false_positive_rate": 0.25,
-    }
-
-
-@pytest.mark.parametrize("malicious", [True, False])
-def test_no_rate_where_there_is_nothing_to_count(malicious):
-    found = detection([row(False, malicious)])
-    assert (found["true_positive_rate"] is None) == (not malicious)
-    assert (found["false_positive_rate"] is None) == malicious
 
 
 def test_json_has_no_nan(tmp_path):
@@ -96,10 +71,14 @@ def test_rank_0_summarises_alone(finished, on_ranks):
     def work(cluster):
         federation = assemble(cluster, plan, *examiners(cluster, plan), Observer())
         info = run_info(plan, federation)
-        return summarise(plan, info, cluster, federation, {}, 0.0) if cluster.is_main else None
+        return (
+            summarise(plan, info, cluster, federation, Evaluation(), 0.0)
+            if cluster.is_main
+            else None
+        )
 
     again = on_ranks(2, work)
-    for key in ("final", "watch", "watch_figures", "detection", "clients", "presence_filter"):
+    for key in ("final", "watch", "watch_figures", "detection", "clients"):
         assert again[key] == summary[key], key
 
 
@@ -129,6 +108,17 @@ def test_a_flag_costs_weight_only_where_the_rule_acts(finished):
     assert found["malicious_suppressed"] + found["benign_suppressed"] == sum(
         len(client["suppressed_rounds"]) for client in summary["clients"]
     )
+
+
+def test_the_summary_has_what_became_of_the_attacker_and_of_the_weights(finished):
+    summary, folder = finished
+    found = summary["detection"]
+    assert [one["client"] for one in found["attackers"]] == [0]
+    assert found["attackers"][0]["attacked_from_round"] == 2
+    assert 0 <= found["auroc"] <= 1
+    assert found["unscored"] == 0
+    for row in read_table(folder / CLIENTS):
+        assert float(row["fair_weight"]) == pytest.approx(0.25, abs=0.05)
 
 
 def test_clients_that_are_never_drawn_do_not_end_the_run(tiny, tmp_path):

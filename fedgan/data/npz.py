@@ -97,8 +97,8 @@ def read(file: Path) -> Pairs:
     """
     pairs: Pairs = {}
     for split, (images, labels) in _arrays(file).items():
-        _check_images(f"{file}: {split}_images", images)
-        labels = _check_labels(f"{file}: {split}_labels", labels, len(images))
+        check_images(f"{file}: {split}_images", images)
+        labels = check_labels(f"{file}: {split}_labels", labels, len(images))
         pairs[split] = images, labels
     train_images, train_labels = pairs["train"]
     multi_label = train_labels.ndim == 2
@@ -181,7 +181,8 @@ def _arrays(file: Path) -> Pairs:
         raise UserError(f"{file}: {where}; allowed: a .npz file with {LAYOUT}") from None
 
 
-def _check_images(where: str, images: NDArray[Any]) -> None:
+def check_images(where: str, images: NDArray[Any]) -> None:
+    """Raises `UserError` for what is no uint8 [N, H, H] or [N, H, H, C] of 1 or 3 channels."""
     if images.dtype != np.uint8:
         raise UserError(f"{where} has dtype {images.dtype}; allowed: uint8")
     if images.ndim not in (3, 4):
@@ -195,7 +196,7 @@ def _check_images(where: str, images: NDArray[Any]) -> None:
         raise UserError(f"{where} has images of {_shape(images[0])} pixels; allowed: square ones")
 
 
-def _check_labels(where: str, labels: NDArray[Any], images: int) -> NDArray[Any]:
+def check_labels(where: str, labels: NDArray[Any], images: int) -> NDArray[Any]:
     """The labels as [N], or as [N, K] where they are multi-label."""
     if labels.dtype.kind not in "iub":
         raise UserError(f"{where} has dtype {labels.dtype}; allowed: integers")

@@ -48,6 +48,11 @@ class RoundRecord:
     images_per_second: float
     training_seconds: float = 0.0
     """Local training on the slowest rank; the rest of `seconds` is everything else."""
+    fair_weights: dict[int, float] = field(default_factory=dict)
+    """FedAvg's, of the clients whose status is `ok`: what `verdict.weights` are held against."""
+    critic_bias: dict[int, float] = field(default_factory=dict)
+    """What the clients' discriminators make of the trigger, in standard deviations of what they say
+    of real images; of those that could be asked."""
     samples: Tensor | None = None
     """Generated images uint8 [rows, columns, C, H, W], a class a row, if it was looked at."""
 
@@ -81,6 +86,7 @@ class RoundRecord:
                 "d_loss_last": report.d_loss_last,
                 "g_loss_last": report.g_loss_last,
                 "weight": 0.0,
+                "fair_weight": self.fair_weights.get(report.client, 0.0),
                 "score": float("nan"),
                 "flagged": False,
                 "suppressed": False,
@@ -94,6 +100,8 @@ class RoundRecord:
                 # A flag costs weight only in a round in which the rule acts.
                 row["suppressed"] = row["flagged"] and self.verdict.acted
                 position += 1
+            if self.critic_bias:  # no column in a run without a trigger
+                row["critic_bias"] = self.critic_bias.get(report.client, "")
             rows.append(row)
         return rows
 
@@ -107,8 +115,15 @@ class Observer:
     def on_client(self, round: int, client: int, images: int) -> None:
         """A client on rank 0 has trained on `images` images."""
 
-    def on_encoded(self, images: int, total: int) -> None:
-        """`images` more of `total` generated images have been measured."""
+    def on_measured(self, what: str, done: int, total: int, closely: bool) -> None:
+        """A look at the generator goes on: what is being done, how much of it is, how much there
+        is, and whether all is measured (which takes a while) or some on the way."""
+
+    def on_evaluation(
+        self, round: int, evaluation: dict[str, Any], pictures: dict[str, Tensor]
+    ) -> None:
+        """All that is measured at the end has been measured after `round`: what evaluation.json
+        holds, and pictures uint8 [C, H, W] by name."""
 
     def on_round(self, record: RoundRecord) -> None:
         """A round is over."""
@@ -137,9 +152,15 @@ class Observers(Observer):
         for member in self.members:
             member.on_client(round, client, images)
 
-    def on_encoded(self, images: int, total: int) -> None:
+    def on_measured(self, what: str, done: int, total: int, closely: bool) -> None:
         for member in self.members:
-            member.on_encoded(images, total)
+            member.on_measured(what, done, total, closely)
+
+    def on_evaluation(
+        self, round: int, evaluation: dict[str, Any], pictures: dict[str, Tensor]
+    ) -> None:
+        for member in self.members:
+            member.on_evaluation(round, evaluation, pictures)
 
     def on_round(self, record: RoundRecord) -> None:
         for member in self.members:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -28,9 +28,9 @@ class Screen(Observer):
         self._left = self._rounds - info.first_round + 1
         self._started = time.perf_counter()
         self._round_ends: list[float] = []
-        self._encoded = 0
         self._trained = 0
         self._this_round = 0
+        self._told: set[str] = set()
         self.console.print(partition_table(info))
         if self.console.is_terminal:
             self._progress = Progress(
@@ -63,17 +63,15 @@ class Screen(Observer):
                 note=f"{self._trained / elapsed:.0f} images/s{self._time_left(round - 1)}",
             )
 
-    def on_encoded(self, images: int, total: int) -> None:
-        if self._progress is None and self._encoded == 0 and len(self._round_ends) == self._left:
-            self.console.print(f"measuring {total} generated images", highlight=False)
-        self._encoded += images
-        done = min(self._encoded, total)
+    def on_measured(self, what: str, done: int, total: int, closely: bool) -> None:
         if self._progress is not None:
-            self._progress.update(self._task, description=f"measuring {done}/{total} images")
-        if self._encoded >= total:
-            self._encoded = 0
+            self._progress.update(self._task, description=f"{what}: {done}/{total}")
+        elif closely and what not in self._told:
+            self._told.add(what)
+            self.console.print(f"{what}: {total}", highlight=False)
 
     def on_round(self, record: RoundRecord) -> None:
+        self._told.clear()
         self._round_ends.append(time.perf_counter())
         self._this_round = 0
         if self._progress is not None:
@@ -101,15 +99,15 @@ class Screen(Observer):
         parts += [f"{key} {scalars[key]:.3f}" for key in ("d_loss", "g_loss") if key in scalars]
         flagged = [str(row["client"]) for row in record.client_rows() if row["flagged"]]
         if flagged:
-            parts.append(
-                f"flagged {', '.join(flagged)}" + (" (acted)" if record.verdict.acted else "")
-            )
+            clients = "client" if len(flagged) == 1 else "clients"
+            acted = " (acted)" if record.verdict.acted else ""
+            parts.append(f"flagged {clients} {', '.join(flagged)}{acted}")
         left_out = [report for report in record.reports if report.status != "ok"]
         parts += [f"client {report.client} left out: {report.status}" for report in left_out]
         parts += [
             f"{key} {value:.3g}"
             for key, value in record.figures.items()
-            if key == "presence" or key.endswith("_ratio")
+            if key == "presence" or (key.startswith(("fd_", "fid")) and key.endswith("_ratio"))
         ]
         parts.append(f"{record.images_per_second:.0f} images/s{self._time_left(record.round)}")
         return "  ".join(parts)
@@ -120,6 +118,41 @@ class Screen(Observer):
             return ""
         seconds = (self._round_ends[-1] - self._started) / len(self._round_ends)
         return f", {clock(seconds * (self._rounds - done))} left"
+
+
+class Measuring:
+    """What `fedgan evaluate` shows while it measures: a bar on a terminal, elsewhere a line for
+    each thing it does. Within, a callable that is told what is done, how much, and of how much."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._doing = ""
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Measuring:
+        return self
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if not self.console.is_terminal:
+            if what != self._doing:
+                self.console.print(f"{what}: {total}", highlight=False)
+        else:
+            self._show(what, done, total)
+        self._doing = what
+
+    def _show(self, what: str, done: int, total: int) -> None:
+        if self._progress is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+            self._progress = Progress(*columns, console=self.console, transient=True)
+            self._task = self._progress.add_task(what, total=total)
+            self._progress.start()
+        self._progress.update(
+            self._task, description=f"{what}: {done}/{total}", completed=done, total=total
+        )
+
+    def __exit__(self, *error: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
 
 
 class LogFile(Screen):
@@ -155,7 +188,19 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-LABELS = {"presence": "trigger presence", "presence_amplitude": "its median amplitude"}
+LABELS = {
+    "presence": "trigger presence",
+    "presence_amplitude": "its median amplitude",
+    "region_ratio": "error in its place, over elsewhere",
+    "detection_auroc": "AUROC of the defence's scores",
+    "detection_auroc_by_round": "within a round",
+    "detection_tpr": "malicious client-rounds flagged",
+    "detection_fpr": "benign client-rounds flagged",
+    "detection_benign_weight_lost": "weight lost: benign clients",
+    "detection_benign_weight_lost_worst": "weight lost: worst benign client",
+    "detection_malicious_weight_lost": "weight lost: malicious clients",
+    "detection_silenced": "attackers silenced for good",
+}
 
 
 def partition_table(info: RunInfo) -> Table:
@@ -174,10 +219,8 @@ def partition_table(info: RunInfo) -> Table:
 
 def print_summary(console: Console, summary: dict[str, Any]) -> None:
     """What happened, for somebody who did not watch."""
-    console.print(figures_table(summary["figures"], summary["final"]["encoder"]["name"]))
+    print_evaluation(console, summary)
     console.print(_clients_table(summary))
-    for note in summary["notes"]:
-        console.print(f"[yellow]note[/] {escape(note)}", highlight=False)
     console.print(
         f"{summary['rounds']} rounds in {clock(summary['seconds'])}, "
         f"{summary['images_per_second']:.0f} images/s on {summary['device']}",
@@ -189,30 +232,57 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
     console.print(f"results   {run_dir}", highlight=False, soft_wrap=True)
 
 
-def figures_table(figures: dict[str, float], encoder: str) -> Table:
-    table = Table(title=f"the global generator, seen by {encoder}", title_justify="left")
-    for column in ("figure", "value", "floor", "ratio to floor"):
+def print_evaluation(console: Console, told: dict[str, Any]) -> None:
+    """The figures of an evaluation, of a run or of somebody else's images."""
+    encoders = ", ".join(one["name"] for one in told["final"]["encoders"])
+    whose = "these images" if "images" in told else "the global generator"
+    title = f"{whose}, seen by {encoders}, on {told['final']['samples']} images"
+    console.print(figures_table(told["figures"], title))
+    for note in told.get("notes", ()):
+        console.print(f"[yellow]note[/] {escape(str(note))}", highlight=False)
+    for name, found in told["details"].items():
+        for note in found.get("notes", ()):
+            console.print(f"[yellow]{name}[/] {escape(note)}", highlight=False)
+    for name, line in told.get("failed", {}).items():
+        console.print(f"[red]{name} could not be measured:[/] {escape(line)}", highlight=False)
+
+
+def figures_table(figures: dict[str, float], title: str) -> Table:
+    """Every figure with what belongs to it: its interval or spread, what real images get in its
+    place, and the ratio to that."""
+    table = Table(title=title, title_justify="left")
+    for column in ("figure", "value", "real images", "ratio"):
         is_name = column == "figure"
-        table.add_column(column, justify="left" if is_name else "right", no_wrap=not is_name)
+        justify: Literal["left", "right"] = "left" if is_name else "right"
+        table.add_column(column, justify=justify, no_wrap=not is_name, overflow="fold")
     for key, value in figures.items():
-        if key.endswith(("_floor", "_ratio", "_low", "_high", "_real")):
+        base, _, ending = key.rpartition("_")
+        if ending in ("floor", "real", "ratio", "low", "high", "std") and base in figures:
             continue
-        floor, ratio = figures.get(f"{key}_floor"), figures.get(f"{key}_ratio")
-        shown = f"{value:.4g}"
-        if key == "presence":
-            low, high = figures["presence_low"], figures["presence_high"]
-            shown = f"{value:.1%} ({low:.1%} to {high:.1%})"
-        elif key == "presence_amplitude":
-            shown = f"{value:.1%}"
+        real = figures.get(f"{key}_floor", figures.get(f"{key}_real"))
+        ratio = figures.get(f"{key}_ratio")
         table.add_row(
             LABELS.get(key, key),
-            shown,
-            "" if floor is None else f"{floor:.4g}",
+            _value(key, value, figures),
+            "" if real is None else f"{real:.1%}" if _is_rate(key, figures) else f"{real:.4g}",
             "" if ratio is None else f"{ratio:.2f}",
         )
-        if f"{key}_real" in figures:
-            table.add_row(f"{key} of real images", f"{figures[f'{key}_real']:.4g}", "", "")
     return table
+
+
+def _value(key: str, value: float, figures: dict[str, float]) -> str:
+    """A figure with its interval or spread, if it has one; rates in per cent."""
+    low, high, std = (figures.get(f"{key}_{ending}") for ending in ("low", "high", "std"))
+    if low is not None and high is not None:
+        return f"{value:.1%} ({low:.1%} to {high:.1%})"
+    if _is_rate(key, figures):
+        return f"{value:.1%}"
+    return f"{value:.4g}" if std is None else f"{value:.3f} ± {std:.3f}"
+
+
+def _is_rate(key: str, figures: dict[str, float]) -> bool:
+    named = key.startswith("presence_") or "_weight_lost" in key or key == "detection_silenced"
+    return named or f"{key}_low" in figures
 
 
 def _clients_table(summary: dict[str, Any]) -> Table:

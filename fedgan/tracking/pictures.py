@@ -64,24 +64,27 @@ def sample_grid(samples: Tensor, classes: Sequence[str]) -> Picture:
 
 
 def draw_curves(run_dir: Path, malicious: frozenset[int]) -> None:
-    """curves.png: every client's losses, its weight, and the figures of the model over rounds."""
+    """curves.png: every client's losses, its weight, what its discriminator makes of the trigger,
+    and the figures of the model over rounds."""
     from matplotlib.figure import Figure
 
     metrics, clients = read_table(run_dir / METRICS), read_table(run_dir / CLIENTS)
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    panels = figure.subplots(2, 2).flat
-    for panel, (key, title) in zip(
-        panels,
-        [
-            ("g_loss", "generator loss (dots: flagged)"),
-            ("d_loss", "discriminator loss"),
-            ("weight", "weight in the aggregate"),
-        ],
-        strict=False,
-    ):
+    shown = [
+        ("g_loss", "generator loss (dots: flagged)"),
+        ("d_loss", "discriminator loss"),
+        ("weight", "weight in the aggregate"),
+    ]
+    if any(row.get("critic_bias") for row in clients):
+        shown.append(("critic_bias", "discriminator's bias to the trigger, in std"))
+    columns = len(shown) // 2 + 1
+    figure = Figure(figsize=(5.5 * columns, 7), layout="constrained")
+    panels = list(figure.subplots(2, columns).flat)
+    for panel, (key, title) in zip(panels, shown, strict=False):
         _draw_clients(panel, clients, key, malicious)
         panel.set(title=title, xlabel="round")
-    _draw_figures(figure.axes[3], metrics)
+    _draw_figures(panels[len(shown)], metrics)
+    for panel in panels[len(shown) + 1 :]:
+        panel.set_axis_off()
     for panel in figure.axes:
         panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(run_dir / "curves.png", dpi=110)
@@ -92,7 +95,7 @@ def _draw_clients(
 ) -> None:
     numbers = sorted({int(row["client"]) for row in rows})
     for position, number in enumerate(numbers, start=1):
-        own = [row for row in rows if int(row["client"]) == number]
+        own = [row for row in rows if int(row["client"]) == number and row[key] != ""]
         bad = number in malicious
         x = [int(row["round"]) for row in own]
         y = [float(row[key]) for row in own]
@@ -104,6 +107,8 @@ def _draw_clients(
             color=MALICIOUS if bad else BENIGN,
             alpha=1.0 if bad else shade,
             lw=2 if bad else 1.2,
+            marker="o" if key == "critic_bias" else None,  # it has no value in most rounds
+            ms=3,
             label=label if len(numbers) <= 8 or bad else None,
             zorder=3 if bad else 2,
         )
@@ -112,6 +117,8 @@ def _draw_clients(
             panel.scatter([x[i] for i in flags], [y[i] for i in flags], s=14, color=FLAG, zorder=4)
     if key == "g_loss":
         panel.legend(frameon=False, fontsize=8)
+    if key == "critic_bias":
+        panel.axhline(0, color="gray", lw=0.8, ls=":")
     if key == "weight":
         panel.set_ylim(bottom=0)
 

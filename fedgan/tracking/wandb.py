@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import threading
 import urllib.parse
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from fedgan.cache import write_atomically
 from fedgan.settings import Wandb
 from fedgan.tracking.base import Observer, RoundRecord, RunInfo
 from fedgan.tracking.pictures import sample_grid
@@ -19,6 +25,7 @@ LONGEST_FINISH = 120
 SHORT_FINISH = 25
 """Seconds that a run waits which has failed or was stopped: the other ranks end after 40, and srun
 ends rank 0 after 60, whether it has told the error or not."""
+RUN_ID = "wandb-run-id.txt"
 log = logging.getLogger(__name__)
 
 
@@ -46,6 +53,32 @@ class WandbTracker(Observer):
     def close(self) -> None:
         self._try(self._finish)
 
+    def on_evaluation(
+        self, round: int, evaluation: dict[str, Any], pictures: dict[str, Tensor]
+    ) -> None:
+        self._try(lambda: self._log_pictures(f"round {round}", pictures))
+
+    def evaluated(
+        self, run_dir: Path, evaluation: dict[str, Any], pictures: dict[str, Tensor]
+    ) -> None:
+        """Adds what `fedgan evaluate` has found to the run's summary."""
+
+        def log_all() -> None:
+            self._begin(run_dir)
+            self._logger.experiment.summary.update(evaluation["figures"])
+            self._log_pictures(f"evaluated after round {evaluation['round']}", pictures)
+
+        self._try(log_all)
+        self._whole = True
+        self.close()
+
+    def _log_pictures(self, caption: str, pictures: dict[str, Tensor]) -> None:
+        import wandb
+
+        for name, picture in pictures.items():
+            image = wandb.Image(picture.permute(1, 2, 0).numpy(), caption=caption)
+            self._logger.experiment.log({name: image})
+
     def _try(self, action: Any) -> None:
         if self._broken:
             return
@@ -55,21 +88,32 @@ class WandbTracker(Observer):
             self._broken = True
             log.warning("W&B is left out from here on: %s: %s", type(error).__name__, error)
 
-    def _open(self) -> None:
+    def _begin(self, run_dir: Path) -> None:
+        """Opens the run directory's run: after a resume it is still the same one."""
         import wandb
         from lightning.pytorch.loggers import WandbLogger
 
-        mode = self._reachable_mode()
-        info, settings = self._info, self.settings
+        mode, settings = self._reachable_mode(), self.settings
+        known = run_dir / RUN_ID
+        if not known.is_file():
+            write_atomically(known, partial(_write, secrets.token_hex(4)))
         self._logger = WandbLogger(
-            name=settings.name or info.run_dir.name,
-            save_dir=info.run_dir,
+            name=settings.name or run_dir.name,
+            save_dir=run_dir,
             project=settings.project,
             entity=settings.entity,
             offline=mode == "offline",
             mode=mode,
+            id=known.read_text(encoding="utf-8").strip(),
+            resume="allow",
             settings=wandb.Settings(silent=True, init_timeout=30, console="off"),
         )
+
+    def _open(self) -> None:
+        import wandb
+
+        info = self._info
+        self._begin(info.run_dir)
         run = self._logger.experiment
         run.define_metric("round")
         run.define_metric("*", step_metric="round")
@@ -108,6 +152,8 @@ class WandbTracker(Observer):
         for row in record.client_rows():
             for key in ("d_loss", "g_loss", "weight", "score"):
                 values[f"{key}/client {row['client']}"] = row[key]
+        for client, bias in record.critic_bias.items():
+            values[f"critic_bias/client {client}"] = bias
         if record.samples is not None:
             picture = sample_grid(record.samples, self._info.classes)
             values["samples"] = wandb.Image(picture, caption=f"round {record.round}")
@@ -118,8 +164,12 @@ class WandbTracker(Observer):
 
         run = self._logger.experiment
         if self._rows:
-            data = [list(row.values()) for row in self._rows]
-            run.log({"client rounds": wandb.Table(list(self._rows[0]), data)})
+            columns = list(dict.fromkeys(key for row in self._rows for key in row))
+            # A table's column is of one type: None is what W&B takes for an empty cell.
+            data = [
+                [None if row.get(k) == "" else row.get(k) for k in columns] for row in self._rows
+            ]
+            run.log({"client rounds": wandb.Table([*columns], data)})
         run.summary.update(summary["figures"])
         run.summary["generator_sha256"] = summary["generator_sha256"]
 
@@ -139,3 +189,7 @@ class WandbTracker(Observer):
         except Exception as error:
             self._broken = True
             log.warning("W&B: the end was not written: %s: %s", type(error).__name__, error)
+
+
+def _write(text: str, path: Path) -> None:
+    path.write_text(text + "\n", encoding="utf-8")

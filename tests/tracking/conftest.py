@@ -32,7 +32,7 @@ def info(tmp_path):
 def record():
     """One round by its number; client 1 is left out, client 2 flagged."""
 
-    def make(round=1, samples=None, figures=None, acted=True):
+    def make(round=1, samples=None, figures=None, acted=True, critic_bias=None):
         nan = float("nan")
         reports = [
             Report(0, round, 30, 0.5, 1.0, 0.6, 1.1),
@@ -48,6 +48,8 @@ def record():
             verdict=verdict,
             attackers=frozenset({2}),
             figures=figures or {},
+            fair_weights={0: 0.7, 2: 0.3},
+            critic_bias=critic_bias or {},
             seconds=1.25,
             images_per_second=48.0,
             samples=samples,

@@ -39,15 +39,18 @@ def test_large_images_are_not_enlarged():
 
 @pytest.mark.parametrize("figures", [{}, {"fd_domain": 2.0, "fd_domain_floor": 1.0}])
 @pytest.mark.parametrize("presence", [{}, {"presence": 0.5}])
-def test_pictures_are_written(info, record, samples, figures, presence):
+@pytest.mark.parametrize("bias", [{}, {0: 0.1, 2: 3.0}])
+def test_pictures_are_written(info, record, samples, figures, presence, bias):
     records, pictures = Records(), Pictures()
     for observer in (records, pictures):
         observer.on_start(info)
     for round in (1, 2):
-        told = record(round, samples if round == 2 else None, {**figures, **presence})
+        looked = (samples, bias) if round == 2 else (None, {})
+        told = record(round, looked[0], {**figures, **presence}, critic_bias=looked[1])
         records.on_round(told)
         pictures.on_round(told)
     assert [p.name for p in (info.run_dir / "samples").iterdir()] == ["round_0002.png"]
     with Image.open(info.run_dir / "curves.png") as curves:
         assert min(curves.size) > 500
+        assert (curves.width > 1500) == bool(bias)  # a column more
         assert len(set(curves.convert("RGB").resize((64, 64)).getdata())) > 10

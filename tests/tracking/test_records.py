@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from fedgan.tracking.base import Observer, Observers
 from fedgan.tracking.records import CLIENTS, METRICS, Records, Table, read_table
 
-COLUMNS = "round client n_images d_loss g_loss d_loss_last g_loss_last weight score flagged"
-TRUTH = "suppressed malicious status"
+COLUMNS = "round client n_images d_loss g_loss d_loss_last g_loss_last weight fair_weight score"
+TRUTH = "flagged suppressed malicious status"
 
 
 TABLES = (METRICS, CLIENTS)
@@ -45,6 +45,18 @@ def test_clients(info, record):
     assert (bad["flagged"], bad["malicious"], bad["status"]) == ("True", "True", "ok")
     assert [row["suppressed"] for row in rows[:3]] == ["False", "False", "True"]
     assert (float(bad["weight"]), float(bad["score"])) == (0.25, 0.6)
+    assert [float(row["fair_weight"]) for row in rows[:3]] == [0.7, 0.0, 0.3]
+
+
+def test_a_critics_bias_stands_where_it_was_asked_for(info, record):
+    records = Records()
+    records.on_start(info)
+    records.on_round(record(1))
+    records.on_round(record(2, critic_bias={2: 1.5}))
+    records.on_round(record(3))
+    rows = read_table(info.run_dir / CLIENTS)
+    assert list(rows[0])[-1] == "critic_bias"
+    assert [row["critic_bias"] for row in rows] == [""] * 5 + ["1.5"] + [""] * 3
 
 
 def test_a_flag_without_a_deed_suppresses_nobody(info, record):
@@ -119,13 +131,16 @@ names = st.sampled_from(["fd_domain", "a figure", "presence", "fd_gehör", "zz"]
 looks = st.lists(
     st.dictionaries(names, st.floats(0, 9), max_size=3), min_size=ROUNDS, max_size=ROUNDS
 )
+biases = st.lists(
+    st.sampled_from([{}, {0: 0.5}, {0: -1.0, 2: 2.0}]), min_size=ROUNDS, max_size=ROUNDS
+)
 
 
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(looks, st.data())
-def test_cut_anywhere_and_resumed_is_the_unbroken_table(info, record, figures, data):
+@given(looks, biases, st.data())
+def test_cut_anywhere_and_resumed_is_the_unbroken_table(info, record, figures, bias, data):
     """Killed after any round, the file cut anywhere, gone on with from any round that both tables
     still hold whole: after the last round the bytes are those of a run that was never stopped."""
 
@@ -134,7 +149,8 @@ def test_cut_anywhere_and_resumed_is_the_unbroken_table(info, record, figures, d
         records = Records()
         records.on_start(here)
         for round in range(first, last + 1):
-            records.on_round(record(round, figures=figures[round - 1]))
+            asked = {"figures": figures[round - 1], "critic_bias": bias[round - 1]}
+            records.on_round(record(round, **asked))
         return [Path(folder, name) for name in TABLES]
 
     with tempfile.TemporaryDirectory() as unbroken, tempfile.TemporaryDirectory() as stopped:

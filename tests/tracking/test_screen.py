@@ -15,7 +15,9 @@ from fedgan.tracking.console import LogFile, Screen
 SUMMARY = {
     "figures": {"fd_domain": 2.0, "fd_domain_floor": 0.5, "fd_domain_ratio": 4.0}
     | {"presence": 0.25, "presence_low": 0.2, "presence_high": 0.3, "presence_amplitude": 0.125},
-    "final": {"encoder": {"name": "domain"}},
+    "final": {"encoders": [{"name": "domain"}], "samples": 8},
+    "details": {"presence": {"notes": ["seen [badly]"]}},
+    "failed": {"utility": "no [labels]"},
     "defense": "feddetect",
     "clients": [
         {"client": 0, "malicious": True, "n_images": 30, "rounds": 5, "flagged_rounds": [3, 4]}
@@ -40,7 +42,7 @@ def said(info, record, *, terminal):
     for round in (1, 2, 3):
         for client in range(3):
             screen.on_client(round, client, 20)
-        screen.on_encoded(5, 10)
+        screen.on_measured("encoding", 5, 10, False)
         screen.on_round(record(round, figures={"fd_domain_ratio": 3.21}))
     screen.on_end(SUMMARY)
     screen.close()
@@ -52,10 +54,27 @@ def test_plain_lines_where_there_is_no_terminal(info, record):
     assert "\x1b" not in text
     lines = [line for line in text.splitlines() if line.startswith("round ")]
     assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
-    for words in ("g_loss 2.000", "flagged 2 (acted)", "fd_domain_ratio 3.21", "48 images/s"):
+    for words in (
+        "g_loss 2.000",
+        "flagged client 2 (acted)",
+        "fd_domain_ratio 3.21",
+        "48 images/s",
+    ):
         assert words in lines[0]
     assert "client 1 left out: non-finite loss" in lines[0]
     assert "0:00 left" in lines[2]
+
+
+def test_a_full_look_says_what_it_does_once(info):
+    file = io.StringIO()
+    screen = Screen(Console(file=file, width=120))
+    screen.on_start(info)
+    for done in (1, 2):
+        screen.on_measured("watched", done, 2, False)
+        screen.on_measured("training classifiers", done, 2, True)
+    screen.close()
+    assert file.getvalue().count("training classifiers: 2") == 1
+    assert "watched" not in file.getvalue()
 
 
 def test_a_bar_on_a_terminal(info, record):
@@ -76,6 +95,8 @@ def test_who_holds_what_and_what_it_came_to(info, record):
     assert "5 rounds in 1:15, 321 images/s on CPU" in text
     assert "runs/x/samples/round_0005.png" in text
     assert "measured on [few] images" in text
+    assert "presence seen [badly]" in text
+    assert "utility could not be measured: no [labels]" in text
 
 
 def test_log_file_holds_lines_and_warnings_and_lets_go(info, record, tmp_path):
@@ -106,11 +127,12 @@ def test_everybody_is_told_in_order(info, record):
     both = Observers([Ear("a"), Ear("b")])
     both.on_start(info)
     both.on_client(1, 0, 5)
-    both.on_encoded(1, 2)
+    both.on_measured("encoding", 1, 2, True)
+    both.on_evaluation(1, {}, {})
     both.on_round(record(1))
     both.on_end(SUMMARY)
     both.close()
-    events = ("on_start", "on_client", "on_encoded", "on_round", "on_end")
+    events = ("on_start", "on_client", "on_measured", "on_evaluation", "on_round", "on_end")
     told = [(event, name) for event in events for name in "ab"]
     assert heard == [*told, ("close", "b"), ("close", "a")]
 

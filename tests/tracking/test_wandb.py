@@ -13,10 +13,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from fedgan.settings import Experiment, Wandb
 from fedgan.tracking import observers, wandb
-from fedgan.tracking.wandb import WandbTracker
+from fedgan.tracking.wandb import RUN_ID, WandbTracker
 
 
 def blobs(path):
@@ -79,7 +80,8 @@ def play(tracker, info, record, samples=None):
     tracker.on_start(info)
     for round in (1, 2, 3):
         shown = samples if round == 3 else None
-        tracker.on_round(record(round, shown, {"fd_domain": 2.5} if round == 3 else None))
+        figures, bias = ({"fd_domain": 2.5}, {2: 1.5}) if round == 3 else (None, None)
+        tracker.on_round(record(round, shown, figures, critic_bias=bias))
     tracker.on_end({"figures": {"fd_domain": 2.0}, "generator_sha256": "abc"})
     tracker.close()
 
@@ -94,6 +96,7 @@ def test_offline_holds_config_rounds_clients_and_images(info, record, samples):
     assert [row["round"] for row in rounds] == [1, 2, 3]
     assert all(row["g_loss"] == 2.0 for row in rounds)
     assert [row["weight/client 2"] for row in rounds] == [0.25] * 3
+    assert [row.get("critic_bias/client 2") for row in rounds] == [None, None, 1.5]
     assert rounds[2]["fd_domain"] == 2.5
     assert rounds[2]["samples/_type"] == "image-file"
     tables = [key for row in history for key in row if key.endswith("/nrows")]
@@ -102,9 +105,33 @@ def test_offline_holds_config_rounds_clients_and_images(info, record, samples):
     content = json.loads(table.read_text())
     assert content["columns"] == ["client", "malicious", "images", "thin", "thick [sic]"]
     assert content["data"][2] == [2, True, 10, 0, 10]
+    (table,) = info.run_dir.rglob("client rounds*.table.json")
+    content = json.loads(table.read_text())
+    assert content["columns"][-1] == "critic_bias"
+    assert [row[-1] for row in content["data"]] == [None] * 8 + [1.5]
     (picture,) = info.run_dir.rglob("samples*.png")
     assert picture.read_bytes()[:4] == b"\x89PNG"
     assert summary.get("generator_sha256") == "abc"
+
+
+@pytest.mark.slow
+def test_a_later_evaluation_belongs_to_the_same_run(info, record, tmp_path):
+    settings = Wandb(project="p")
+    play(WandbTracker(settings), info, record)
+    first = (info.run_dir / RUN_ID).read_text().strip()
+    (before,) = info.run_dir.rglob("*.wandb")
+    kept = tmp_path / "kept"
+    before.parent.rename(kept)
+    picture = torch.zeros((1, 4, 6), dtype=torch.uint8)
+    told = {"round": 3, "figures": {"acc_real": 0.5}}
+    WandbTracker(settings).evaluated(info.run_dir, told, {"closest pairs": picture})
+    assert [record.run.run_id for record in records(info.run_dir) if record.HasField("run")] == [
+        first
+    ]
+    assert next(kept.rglob(f"run-{first}.wandb"))
+    _, history, summary = read(info.run_dir)
+    assert summary["acc_real"] == 0.5
+    assert any("closest pairs/_type" in row for row in history)
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,8 @@ class WandbTracker(Observer):
     def on_evaluation(
         self, round: int, evaluation: dict[str, Any], pictures: dict[str, Tensor]
     ) -> None:
+        figures = {f"full/{name}": value for name, value in evaluation["figures"].items()}
+        self._try(lambda: self._logger.experiment.log({"round": round, **figures}))
         self._try(lambda: self._log_pictures(f"round {round}", pictures))
 
     def evaluated(

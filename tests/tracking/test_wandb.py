@@ -82,6 +82,7 @@ def play(tracker, info, record, samples=None):
         shown = samples if round == 3 else None
         figures, bias = ({"fd_domain": 2.5}, {2: 1.5}) if round == 3 else (None, None)
         tracker.on_round(record(round, shown, figures, critic_bias=bias))
+    tracker.on_evaluation(3, {"figures": {"fd_domain": 2.5}}, {})
     tracker.on_end({"figures": {"fd_domain": 2.0}, "generator_sha256": "abc"})
     tracker.close()
 
@@ -120,6 +121,8 @@ def test_a_later_evaluation_belongs_to_the_same_run(info, record, tmp_path):
     play(WandbTracker(settings), info, record)
     first = (info.run_dir / RUN_ID).read_text().strip()
     (before,) = info.run_dir.rglob("*.wandb")
+    (look,) = (row for row in read(info.run_dir)[1] if "full/fd_domain" in row)
+    assert (look["round"], look["full/fd_domain"]) == (3, 2.5)
     kept = tmp_path / "kept"
     before.parent.rename(kept)
     picture = torch.zeros((1, 4, 6), dtype=torch.uint8)

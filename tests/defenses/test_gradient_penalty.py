@@ -106,10 +106,10 @@ def test_a_gamma_of_ones_own(planned):
 
 
 def test_a_loss_of_ones_own(planned, caplog, monkeypatch):
-    monkeypatch.setattr("fedgan.plan.find", _finding(Squares))
+    monkeypatch.setattr("fedgan.choices.find", _finding(Squares))
     with pytest.raises(UserError, match="the loss bce has no gradient penalty to switch on"):
         planned({"loss.name": "bce", **ASKED})
-    monkeypatch.setattr("fedgan.plan.find", _finding(Smooth))
+    monkeypatch.setattr("fedgan.choices.find", _finding(Smooth))
     with caplog.at_level(logging.WARNING):
         planned({"loss.name": "bce", **ASKED})
     assert caplog.messages == ["the loss bce keeps its own gradient penalty"]

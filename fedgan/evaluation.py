@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -15,13 +15,11 @@ from fedgan.errors import UserError
 from fedgan.generated import FromGenerator, Latents
 from fedgan.metrics._shared import digest
 from fedgan.metrics.fidelity import distance_name
-from fedgan.metrics.measure import Findings, Generated, Labelled, Measure, Scene
+from fedgan.metrics.measure import Findings, Generated, Labelled, Measure, Scene, Tick, ignore
 from fedgan.models.base import Generator
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-Tick = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is."""
 
 
 @dataclass
@@ -92,16 +90,21 @@ class Crew:
     def progress(self, what: str, done: int, total: int) -> None:
         self.tick(what, done, total)
 
+    @contextmanager
+    def heard_by(self, tick: Tick) -> Iterator[None]:
+        """Within, `tick` is told of all progress."""
+        before, self.tick = self.tick, tick
+        try:
+            yield
+        finally:
+            self.tick = before
+
 
 def _told(error: Exception) -> Exception:
     """An error as it can be sent to another rank."""
     if isinstance(error, UserError):
         return UserError(str(error))
     return JobFailedError(f"{type(error).__name__}: {' '.join(str(error).split())}")
-
-
-def ignore(what: str, done: int, total: int) -> None:
-    """A tick that nobody hears."""
 
 
 class Examiner:
@@ -149,30 +152,27 @@ class Examiner:
             "samples": self.scene.samples,
             "batch_size": self.scene.batch_size,
             "seed": self.scene.seed,
-            "real": self._real,
+            "real": self._real(),
             "measures": [measure.name for measure in self.measures],
         }
 
-    @cached_property
     def _real(self) -> str:
         """A hash of all real images and labels, and of what the trigger does to some."""
         scene = self.scene
-        splits = (scene.train, scene.val, scene.test)
-        parts = [part for split in splits for part in split]
-        if scene.trigger is not None:
-            some = Labelled(scene.train.images[:8].cpu(), scene.train.labels[:8].cpu())
-            parts += [*scene.trigger.stamp(some)]
-        return digest(*parts)
+        if "digest" not in scene.known:
+            parts = [part for split in (scene.train, scene.val, scene.test) for part in split]
+            if scene.trigger is not None:
+                some = Labelled(scene.train.images[:8].cpu(), scene.train.labels[:8].cpu())
+                parts += [*scene.trigger.stamp(some)]
+            scene.known["digest"] = digest(*parts)
+        return str(scene.known["digest"])
 
     def measure(self, generator: Generator, tick: Tick = ignore) -> Evaluation:
         """Every figure of a generator's images. Every rank takes part."""
-        self.crew.tick = tick
-        try:
+        with self.crew.heard_by(tick):
             if not any(measure.needs_generated for measure in self.measures):
                 return self.about(None)
             return self.about(FromGenerator(self.scene, generator, self.latents))
-        finally:
-            self.crew.tick = ignore
 
     def about(self, generated: Generated | None) -> Evaluation:
         """Every figure of any images. A measure that fails is told, and costs no other its own."""

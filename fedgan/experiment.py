@@ -18,6 +18,7 @@ from fedgan.data.given import load_given, write_labelled
 from fedgan.devices import one_thread_before_a_fork, resolve_accelerator
 from fedgan.errors import UserError
 from fedgan.launcher import is_main_process, is_one_of_many
+from fedgan.metrics.measure import Tick, ignore
 from fedgan.plan import class_paths, make_plan
 from fedgan.rundir import CHECKPOINTS, check_run_dir, check_same_run, read_settings
 from fedgan.settings import Experiment
@@ -29,11 +30,6 @@ if TYPE_CHECKING:
     from fedgan.ranks import Prepared
 
 log = logging.getLogger(__name__)
-Tick = Callable[[str, int, int], None]
-
-
-def ignore(what: str, done: int, total: int) -> None:
-    """A tick that nobody hears."""
 
 
 def run(

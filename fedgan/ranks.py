@@ -16,11 +16,12 @@ from fedgan.cache import write_json
 from fedgan.checkpoint import load_server
 from fedgan.cluster import Cluster
 from fedgan.errors import UserError
-from fedgan.evaluation import Evaluation, Examiner, Tick, ignore
+from fedgan.evaluation import Evaluation, Examiner
 from fedgan.federation import Federation
 from fedgan.generated import Given, Latents
 from fedgan.generated import generate as draw
 from fedgan.metrics._shared import digest
+from fedgan.metrics.measure import Tick, ignore
 from fedgan.plan import Plan
 from fedgan.rundir import held, make_run_dir, tidy
 from fedgan.scenes import examiner, examiners
@@ -197,9 +198,9 @@ def examine_images(
     plan, images, labels = prepared or prepare()
     heard = tick if cluster.is_main else ignore
     final = examiner(cluster, plan, plan.final, most=len(images), tick=heard)
-    final.crew.tick = heard
     given = Given(final.scene, images, labels, plan.dataset.classes)
-    evaluation = final.about(given)
+    with final.crew.heard_by(heard):
+        evaluation = final.about(given)
     own = [images] if labels is None else [images, labels]
     told = {**about, "images_digest": digest(*own), **final.told(evaluation)}
     return _kept(cluster, path, told, evaluation)

@@ -13,11 +13,11 @@ from fedgan.assembly import networks
 from fedgan.choices import Look
 from fedgan.cluster import Cluster
 from fedgan.data.base import Split
-from fedgan.evaluation import Crew, Examiner, Tick, ignore
+from fedgan.evaluation import Crew, Examiner
 from fedgan.generated import Latents
 from fedgan.metrics.base import Encoded, Encoder
 from fedgan.metrics.fidelity import encode
-from fedgan.metrics.measure import Labelled, Scene, Trigger
+from fedgan.metrics.measure import Labelled, Scene, Tick, Trigger, ignore
 from fedgan.metrics.real import RealImages
 from fedgan.plan import Plan
 from fedgan.seeding import torch_generator
@@ -53,13 +53,12 @@ def examiner(
     for encoder in look.encoders:
         prepare(cluster, plan, encoder)
     crew = Crew(cluster)
-    crew.tick = tick
     made = scene(cluster, plan, look, crew, {} if known is None else known, most, until)
     dim, labels = networks(plan)[0].latent_dim, plan.dataset.train.labels
     latents = Latents.draw(made.samples, dim, labels, plan.settings.seed, cluster.device)
     found = Examiner(made, look.measures, latents, crew, look.samples if most is None else 0)
-    found.prepare()
-    crew.tick = ignore
+    with crew.heard_by(tick):
+        found.prepare()
     return found
 
 
@@ -110,7 +109,8 @@ def scene(
         return seen[key]
 
     def encode_any(encoder: Encoder, images: Tensor) -> Encoded:
-        return encode_shared(encoder, images, batch, device, crew)
+        batches = [partial(part.to, device) for part in torch.split(images, batch)]
+        return encode_shared(encoder, batches, len(images), "encoding", crew)
 
     def history() -> list[dict[str, Any]]:
         rows = read_table(plan.run_dir / CLIENTS)
@@ -148,41 +148,30 @@ def encode_real(real: RealImages, cluster: Cluster, crew: Crew) -> Encoded:
     if known is not None:
         return known
 
-    done, total = 0, 2 * real.samples
-
-    def job(number: int) -> Encoded:
-        nonlocal done
-        batch = real.batch(number)
-        encoded = encode(real.encoder, batch, real.batch_size)
-        done += len(batch) * cluster.world  # the other ranks are about as far
-        crew.progress(f"encoding real images with {real.encoder.name}", min(done, total), total)
-        return encoded
-
-    encoded = joined(crew.share([partial(job, i) for i in range(len(real))]))
+    batches = [partial(real.batch, number) for number in range(len(real))]
+    words = "encoding real images"
+    encoded = encode_shared(real.encoder, batches, 2 * real.samples, words, crew)
     if cluster.is_main:
         real.save(encoded)
     return encoded
 
 
 def encode_shared(
-    encoder: Encoder, images: Tensor, batch_size: int, device: torch.device, crew: Crew
+    encoder: Encoder, batches: Sequence[Callable[[], Tensor]], total: int, words: str, crew: Crew
 ) -> Encoded:
-    """Features and logits of any images on every rank, each of which encodes whole batches, so that
-    an image is encoded alike whoever does it."""
-    batches, done = torch.split(images, batch_size), 0
+    """Features and logits, on every rank, of `total` images in batches, each of which is fetched to
+    the device by the rank that encodes it: an image is encoded alike whoever does it."""
+    done = 0
 
-    def job(batch: Tensor) -> Encoded:
+    def job(fetch: Callable[[], Tensor]) -> Encoded:
         nonlocal done
-        encoded = encode(encoder, batch.to(device), batch_size)
+        batch = fetch()
+        encoded = encode(encoder, batch, len(batch))
         done += len(batch) * crew.cluster.world  # the other ranks are about as far
-        crew.progress(f"encoding with {encoder.name}", min(done, len(images)), len(images))
+        crew.progress(f"{words} with {encoder.name}", min(done, total), total)
         return encoded
 
-    return joined(crew.share([partial(job, batch) for batch in batches]))
-
-
-def joined(parts: Sequence[Encoded]) -> Encoded:
-    features, logits = zip(*parts, strict=True)
+    features, logits = zip(*crew.share([partial(job, fetch) for fetch in batches]), strict=True)
     return torch.cat(features), torch.cat(logits)
 
 

@@ -217,6 +217,7 @@ def test_a_resume_drops_full_looks_of_rounds_that_are_played_again(trained, tmp_
         (["evaluate", "x", "--images=y", "--real=z"], "what?"),
         (["evaluate", "--images=y"], "go together"),
         (["evaluate", "x", "--real=y"], "go together"),
+        (["evaluate", "--images=y", "--real=z", "--checkpoint=best"], "--checkpoint is of a run"),
         (["evaluate", "x", "--out=y"], "--out is for --images"),
         (["evaluate", "{run}", "--only=fidelty"], "fidelity"),
         (["evaluate", "{run}", "--only=fidelity,fidelity"], "fidelity is named twice"),

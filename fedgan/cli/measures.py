@@ -144,6 +144,8 @@ def _check_evaluate(command: argparse.Namespace) -> None:
         raise UserError("evaluate: what? a run directory, or --images and --real")
     if (command.images is None) != (command.real is None):
         raise UserError("evaluate: --images and --real go together")
+    if command.checkpoint is not None and command.images is not None:
+        raise UserError("evaluate: --checkpoint is of a run, not of --images")
     if command.out is not None and command.images is None:
         raise UserError("evaluate: --out is for --images; a run has its evaluation.json")
     if (command.clean is None) != (command.attacked is None):

@@ -13,6 +13,12 @@ from torch import Tensor
 from fedgan.metrics.base import Encoded, Encoder
 
 T = TypeVar("T")
+Tick = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is."""
+
+
+def ignore(what: str, done: int, total: int) -> None:
+    """A tick that nobody hears."""
 
 
 class Labelled(NamedTuple):
@@ -86,7 +92,7 @@ class Scene:
     encoders: tuple[Encoder, ...]
     trigger: Trigger | None
     share: Callable[[Sequence[Callable[[], T]]], list[T]]
-    progress: Callable[[str, int, int], None]
+    progress: Tick
     history: Callable[[], list[dict[str, Any]]] | None
     halves: Callable[[Encoder], Encoded]
     encode: Callable[[Encoder, Tensor], Encoded]

@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= configs/quickstart.yaml
+GRID ?= smoke
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -13,7 +14,7 @@ SLURM += $(if $(TIME),--time=$(TIME)) $(if $(PARTITION),--partition=$(PARTITION)
 SLURM += $(if $(DRY_RUN),--dry-run)
 
 .DEFAULT_GOAL := help
-.PHONY: help install train resume slurm test reference lint format bench clean
+.PHONY: help install train resume grid slurm test reference lint format bench clean
 
 help: ## list what can be typed
 	@echo "fedgan: federated GAN training, attacks and defences"
@@ -21,6 +22,7 @@ help: ## list what can be typed
 	@echo "variables: CONFIG=configs/x.yaml  GPUS=4 (CUDA devices)  PROCS=2 (CPU processes)"
 	@echo "           NODES=2 TIME=12:00:00 PARTITION=gpu DRY_RUN=1 (slurm, and GPUS or PROCS of a node)"
 	@echo "           ARGS=\"--federation.rounds=5 --overwrite\"  RUN=runs/x (resume)"
+	@echo "           GRID=smoke JOBS=2 (grid)"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -37,6 +39,9 @@ train: $(VENV)/.installed ## train CONFIG (quickstart: 4 hospitals, one of them 
 
 resume: $(VENV)/.installed ## go on with the run in RUN=runs/x
 	@$(BIN)/fedgan resume $(RUN)
+
+grid: $(VENV)/.installed ## train a comparison: GRID (smoke: 12 cells), JOBS of them at a time
+	@$(BIN)/fedgan grid $(GRID) $(if $(JOBS),--jobs=$(JOBS)) $(ARGS)
 
 slurm: $(VENV)/.installed ## train CONFIG as a SLURM job that requeues and resumes itself
 	+@$(BIN)/fedgan slurm $(CONFIG) $(SLURM) $(ARGS)

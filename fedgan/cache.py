@@ -72,7 +72,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         beside.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
     """Writes `content` atomically; numbers that JSON does not have become null."""
     text = json.dumps(_finite(content), indent=2, allow_nan=False)
     write_atomically(path, lambda beside: _write_text(beside, text))

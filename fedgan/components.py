@@ -8,6 +8,7 @@ on the Python path, the working directory and the config's directory included.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -15,10 +16,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from fedgan.errors import UserError, did_you_mean
 from fedgan.settings import Component
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 T = TypeVar("T")
 
@@ -69,10 +73,9 @@ def build(key: str, choice: Component, cls: type[T]) -> T:
     Fills `choice.init_args` with the defaults, so that the config written to the run directory
     holds every value that was in force. Raises `UserError` for unknown or ill-typed arguments.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentError
 
-    parser = ArgumentParser(exit_on_error=False)
-    names = parser.add_class_arguments(cls)
+    parser, names = _parser(cls)  # type: ignore[arg-type]
     for name in choice.init_args:
         if name not in names:
             allowed = did_you_mean(name, names) if names else "; it takes none"
@@ -88,6 +91,16 @@ def build(key: str, choice: Component, cls: type[T]) -> T:
         return cls(**arguments)
     except ValueError as error:
         raise UserError(f"{key}: {error}") from None
+
+
+@functools.lru_cache(maxsize=256)
+def _parser(cls: type[Any]) -> tuple[ArgumentParser, list[str]]:
+    """A parser of a class's arguments, and their names; made once, since a grid builds the same
+    parts hundreds of times, and making it takes longer than all else."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    return parser, parser.add_class_arguments(cls)
 
 
 def _refuse_nulls(key: str, init_args: dict[str, Any], cls: type[Any]) -> None:

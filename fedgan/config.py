@@ -31,6 +31,12 @@ def parser(**kwargs: Any) -> ArgumentParser:
     return made
 
 
+@functools.cache
+def _parser() -> ArgumentParser:
+    """Made once: a grid reads hundreds of configs, and making it takes longer than parsing one."""
+    return parser()
+
+
 def from_dict(
     values: Mapping[str, Any], overrides: Sequence[str] = (), where: str = ""
 ) -> Experiment:
@@ -48,7 +54,7 @@ def from_dict(
         if not argument.startswith("--"):
             raise UserError(f"unexpected argument '{argument}'; overrides are --key=value")
         _check_known(argument.removeprefix("--").split("=", 1)[0], "--")
-    made = parser()
+    made = _parser()
     try:
         parsed = made.parse_object(_named(_without_stale_arguments(values, overrides)))
         parsed = made.parse_args(list(overrides), namespace=parsed)
@@ -82,46 +88,76 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
     that is missing or is not YAML.
     """
     found = locate(Path(path))
-    try:
-        values = yaml.safe_load(found.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: a config is a mapping of keys, this is a {type(values).__name__}")
+    values = read_mapping(found, str(path))
     try:
         experiment = from_dict(values, overrides, str(path))
     except UserError as error:
         raise SharedError(str(error)) from None
     if experiment.run_dir is None:
         experiment.run_dir = f"runs/{found.stem}"
-    folder = str(found.resolve().parent)
+    look_beside(found, experiment)
+    return experiment
+
+
+def look_beside(path: Path, experiment: Experiment) -> None:
+    """Lets class paths be looked up in the folder of a file too."""
+    folder = str(path.resolve().parent)
     if folder not in experiment.python_path:
         experiment.python_path.append(folder)
-    return experiment
+
+
+def read_mapping(path: Path, name: str, what: str = "config") -> dict[str, Any]:
+    """The keys and values of a YAML file; `name` is what messages call it. Raises `UserError` for
+    one that cannot be read, or holds something else."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{name}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{name}: not YAML ({' '.join(str(error).split())})") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{name}: a {what} is a mapping of keys, this is a {type(values).__name__}")
+    return values
 
 
 def locate(path: Path) -> Path:
     """`path` itself, or the config of that name that ships with fedgan."""
+    return _locate(path, "configs", shipped_configs(), "config")
+
+
+def locate_grid(path: Path) -> Path:
+    """`path` itself, or the grid of that name that ships with fedgan."""
+    return _locate(path, "configs/grids", shipped_grids(), "grid")
+
+
+def _locate(path: Path, folder: str, shipped: dict[str, Path], what: str) -> Path:
     if path.is_file():
         return path
-    shipped = shipped_configs()
     for name in (path.name, f"{path.name}.yaml"):
-        if name in shipped and str(path) in (name, path.name, f"configs/{name}"):
+        if name in shipped and str(path) in (name, path.name, f"{folder}/{name}"):
             return shipped[name]
-    raise UserError(f"{path}: no such config{did_you_mean(path.name, shipped)}")
+    raise UserError(f"{path}: no such {what}{did_you_mean(path.name, shipped)}")
 
 
 @functools.cache
 def shipped_configs() -> dict[str, Path]:
     """The configs that come with fedgan, by file name: in the wheel, or beside the package."""
+    return _shipped("*.yaml")
+
+
+@functools.cache
+def shipped_grids() -> dict[str, Path]:
+    """The grids that come with fedgan, likewise."""
+    return _shipped("grids/*.yaml")
+
+
+def _shipped(pattern: str) -> dict[str, Path]:
     package = Path(__file__).parent
     for folder in (package / "configs", package.parent / "configs"):
         if folder.is_dir():
-            return {path.name: path for path in sorted(folder.glob("*.yaml"))}
+            return {path.name: path for path in sorted(folder.glob(pattern))}
     return {}
 
 

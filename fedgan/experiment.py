@@ -20,7 +20,13 @@ from fedgan.errors import UserError
 from fedgan.launcher import is_main_process, is_one_of_many
 from fedgan.metrics.measure import Tick, ignore
 from fedgan.plan import class_paths, make_plan
-from fedgan.rundir import CHECKPOINTS, check_run_dir, check_same_run, read_settings
+from fedgan.rundir import (
+    CHECKPOINTS,
+    UNLESS_BEGUN,
+    check_run_dir,
+    check_same_run,
+    read_settings,
+)
 from fedgan.settings import Experiment
 
 if TYPE_CHECKING:
@@ -62,7 +68,7 @@ def run(
             check_run_dir(folder, overwrite=overwrite or go_on)
         plan = make_plan(settings)
         if not there:
-            return plan, None, overwrite or go_on
+            return plan, None, overwrite or (go_on and UNLESS_BEGUN)
         check_same_run(folder, settings)
         return plan, _checkpoint(folder, None), False
 

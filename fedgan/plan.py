@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,8 +65,13 @@ class Plan:
         return Path(self.settings.run_dir or "runs/experiment")
 
 
-def make_plan(settings: Experiment) -> Plan:
-    """Builds and checks all parts. Cheap checks come first, the data after them.
+def load(source: Source, settings: Experiment) -> Dataset:
+    """The data set that the settings name."""
+    return source.load(settings.data.path, settings.data.size, settings.seed)
+
+
+def make_plan(settings: Experiment, load: Callable[[Source, Experiment], Dataset] = load) -> Plan:
+    """Builds and checks all parts. Cheap checks come first, the data after them, by `load`.
 
     Fills in `settings.data.size`, the malicious clients where a share is drawn, and every
     component's default `init_args`. Raises `UserError` for whatever the user can mend.
@@ -88,7 +94,7 @@ def make_plan(settings: Experiment) -> Plan:
         one.check_clients(settings.federation.clients)
         _ask_for_penalty(settings, loss, one)
 
-    dataset, parts, counts = plan_data(settings)
+    dataset, parts, counts = plan_data(settings, load)
     shape = ImageShape(dataset.channels, dataset.size, len(dataset.classes))
     with torch.device("meta"):
         networks = pair.build(shape)  # to hear whether it can draw this size, and how large it is
@@ -115,12 +121,14 @@ def make_plan(settings: Experiment) -> Plan:
     )
 
 
-def plan_data(settings: Experiment) -> tuple[Dataset, list[np.ndarray], list[list[int]]]:
+def plan_data(
+    settings: Experiment, load: Callable[[Source, Experiment], Dataset] = load
+) -> tuple[Dataset, list[np.ndarray], list[list[int]]]:
     """The data set as the clients' own equipment took it, who holds which training images, and how
     many of each class. Fills in `settings.data.size`. Raises `UserError` as `make_plan` does."""
     with class_paths(settings):
         source = find_source(settings.data)
-    dataset = source.load(settings.data.path, settings.data.size, settings.seed)
+    dataset = load(source, settings)
     settings.data.size = dataset.size
     if settings.data.path is not None:  # so that the run can be resumed from any folder
         settings.data.path = str(Path(settings.data.path).expanduser().absolute())

@@ -23,20 +23,22 @@ from fedgan.generated import generate as draw
 from fedgan.metrics._shared import digest
 from fedgan.metrics.measure import Tick, ignore
 from fedgan.plan import Plan
-from fedgan.rundir import held, make_run_dir, tidy
+from fedgan.rundir import CHECKPOINTS, TAKEN, UNLESS_BEGUN, held, make_run_dir, tidy
+from fedgan.runs import labels_of
 from fedgan.scenes import examiner, examiners
 from fedgan.seeding import torch_generator
 from fedgan.server import Server
 from fedgan.settings import Cluster as Settings
+from fedgan.settings import Experiment
 from fedgan.summary import summarise
 from fedgan.tracking import observers, preparing, say, tell_of_evaluation
 from fedgan.tracking.base import Observer, RunInfo
 from fedgan.tracking.evaluations import EVALUATION, FOLDER, looked_at, write_evaluation
 
 T = TypeVar("T")
-Prepared = tuple[Plan, Path | None, bool]
+Prepared = tuple[Plan, Path | None, bool | str]
 """What to train, the checkpoint to begin with, which only rank 0 needs to know, and whether a run
-that is there already may be replaced."""
+that is there already may be replaced, perhaps `UNLESS_BEGUN`."""
 
 
 def launch(settings: Settings, hint: Callable[[], str], work: Callable[..., T], *args: Any) -> T:
@@ -67,10 +69,18 @@ def train(
         if cluster.is_main:
             if checkpoint is None:
                 room = bytes_of_checkpoints(plan)
-                make_run_dir(plan.run_dir, plan.settings, room, overwrite=overwrite)
+                _check_not_begun(plan.run_dir, overwrite)
+                make_run_dir(plan.run_dir, plan.settings, room, overwrite=bool(overwrite))
             else:
                 tidy(plan.run_dir)
         return _train(cluster, plan, checkpoint, watch, final, started)
+
+
+def _check_not_begun(run_dir: Path, overwrite: bool | str) -> None:
+    """Raises `UserError` where two processes were told to begin a run or to go on with it, and the
+    other was ahead and has let go again while this one was preparing."""
+    if overwrite == UNLESS_BEGUN and any((run_dir / CHECKPOINTS).glob("round_*")):
+        raise UserError(f"run_dir: {TAKEN} {run_dir}, or was until now; --resume goes on with it")
 
 
 def _train(
@@ -130,7 +140,8 @@ def examine(
     }
     kept = _kept(cluster, plan.run_dir / EVALUATION, told, evaluation)
     if cluster.is_main:
-        tell_of_evaluation(plan.settings, plan.run_dir, told, evaluation.pictures)
+        told_of = (plan.settings, plan.run_dir, place(plan.settings))
+        tell_of_evaluation(*told_of, told, evaluation.pictures)
     return kept
 
 
@@ -236,7 +247,14 @@ def run_info(plan: Plan, federation: Federation) -> RunInfo:
         images_in_round=share * sum(map(pool.work, range(len(pool)))),
         world=federation.cluster.world,
         first_round=federation.done + 1,
+        labels=place(plan.settings),
     )
+
+
+def place(settings: Experiment) -> dict[str, Any]:
+    """A run's labels and its arm, as loggers tell them."""
+    labels = labels_of(settings)
+    return {**labels._asdict(), "arm": labels.arm}
 
 
 def bytes_of_checkpoints(plan: Plan) -> int:

@@ -26,6 +26,12 @@ MAY_CHANGE = ("cluster", "evaluate", "tracking", "checkpoint", "run_dir", "pytho
 """Groups of the config that do not make a run another one."""
 
 
+UNLESS_BEGUN = "unless begun"
+"""A run directory may be replaced as long as no other process has put a checkpoint there."""
+TAKEN = "another process is writing to"
+"""What every error says that is about a run directory which another process has."""
+
+
 def check_run_dir(run_dir: Path, *, overwrite: bool) -> None:
     """Raises `UserError` where a run must not, or cannot, be written to `run_dir`.
 
@@ -80,7 +86,7 @@ def held(run_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"run_dir: another process is writing to {run_dir}") from None
+            raise UserError(f"run_dir: {TAKEN} {run_dir}") from None
         except OSError:
             pass
         yield
@@ -145,6 +151,38 @@ def _difference(there: Any, here: Any) -> str:
         for key, value in vars(here).items()
         if vars(there)[key] != value
     )
+
+
+def differences(there: Any, here: Any, prefix: str = "") -> Iterator[str]:
+    """What makes two experiments different ones, a line a key; see `MAY_CHANGE`.
+
+    >>> from fedgan.settings import Federation
+    >>> list(differences(Experiment(), Experiment(federation=Federation(rounds=3))))
+    ['federation.rounds: 20 there, 3 here']
+    """
+    for key, value in vars(here).items():
+        if prefix or key not in MAY_CHANGE:
+            older = vars(there)[key]
+            if hasattr(value, "__dict__"):
+                yield from differences(older, value, f"{prefix}{key}.")
+            elif older != value:
+                yield f"{prefix}{key}: {older} there, {value} here"
+
+
+def is_held(run_dir: Path) -> bool:
+    """Whether a process of fedgan is writing to the run directory, as `held` has it."""
+    try:
+        file = run_dir.with_name(f".{run_dir.name}.lock").open()
+    except OSError:
+        return False
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
 
 def tidy(run_dir: Path) -> None:

@@ -1,4 +1,5 @@
-"""`fedgan slurm`: an experiment as a SLURM job that requeues and resumes itself.
+"""`fedgan slurm`: an experiment as a SLURM job that requeues and resumes itself, and a grid as an
+array of them.
 
 What the job does is written in slurm/train.sbatch; here its blanks are filled in and it is handed
 to `sbatch`.
@@ -70,19 +71,53 @@ def prepare(path: str, overrides: Sequence[str], request: Request) -> Job:
         f"--cluster.accelerator={'cuda' if request.gpus else 'cpu'}",
         *(override for override in overrides if not override.startswith("--run_dir=")),
     ]
+    return Job(_script(request, run_dir, run_dir / "slurm-%j.out", arguments), run_dir)
+
+
+def prepare_array(
+    folder: Path, names: Sequence[str], clusters: Sequence[Cluster], request: Request, at_once: int
+) -> str:
+    """The script of a job array that trains cells of a grid, a task a cell, so many `at_once`.
+
+    Cells are written into the script and not into a file beside it, since SLURM keeps the script as
+    it was submitted, and a task may be requeued long after another array has been. Raises
+    `UserError` as `prepare` does.
+    """
+    _check(request)
+    for cluster in clusters:
+        _check_machine(cluster, request)
+    folder = Path(os.path.abspath(folder))
+    arguments = [f"--cluster.accelerator={'cuda' if request.gpus else 'cpu'}"]
+    output = folder / "logs" / "slurm-%A.out"
+    array = f"--array=0-{len(names) - 1}%{at_once}"
+    return _script(request, folder, output, arguments, names, array)
+
+
+def _script(
+    request: Request,
+    folder: Path,
+    output: Path,
+    arguments: Sequence[str],
+    cells: Sequence[str] = (),
+    *more: str,
+) -> str:
+    """The template, filled in; `folder` is the run directory, or, where there are cells, the
+    grid's."""
+    place = str(output.parent).replace("%", "%%")
     values = {
-        "mkdir": f"mkdir -p {_word(run_dir)} && sbatch SCRIPT",
-        "job_name": _job_name(run_dir),
-        "output": _directive(str(run_dir).replace("%", "%%") + "/slurm-%j.out"),
-        "options": "\n".join(f"#SBATCH {option}" for option in _options(request)),
+        "mkdir": f"mkdir -p {_word(output.parent)} && sbatch SCRIPT",
+        "job_name": _job_name(folder),
+        "output": _directive(f"{place}/{output.name}"),
+        "options": "\n".join(f"#SBATCH {option}" for option in [*more, *_options(request)]),
         "signal_before": str(request.signal_before),
         "python": _word(os.path.abspath(sys.executable)),
         "folder": _word(Path.cwd()),
-        "run_dir": _word(run_dir),
+        "run_dir": "" if cells else _word(folder),
         "arguments": "\n  ".join(_word(argument) for argument in arguments),
+        "grid": _word(folder) if cells else "",
+        "cells": "\n  ".join(map(_word, cells)),
     }
-    script = re.sub(r"\{\{(\w+)\}\}", lambda blank: values[blank[1]], _template())
-    return Job(script, run_dir)
+    return re.sub(r"\{\{(\w+)\}\}", lambda blank: values[blank[1]], _template())
 
 
 def submit(job: Job) -> str:
@@ -90,12 +125,7 @@ def submit(job: Job) -> str:
 
     Raises `UserError` where there is no SLURM, or where it refuses the job.
     """
-    sbatch = shutil.which("sbatch")
-    if sbatch is None:
-        raise UserError(
-            "no SLURM on this machine (no sbatch on the PATH); `make train` trains here, "
-            "--dry-run prints the job script"
-        )
+    sbatch = find_sbatch()
     # As the job itself would find it, which goes on with what is there.
     if not any((job.run_dir / CHECKPOINTS).glob("round_*")):
         check_run_dir(job.run_dir, overwrite=True)
@@ -104,17 +134,36 @@ def submit(job: Job) -> str:
         job.run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"run_dir: cannot write {job.run_dir}: {error.strerror}") from None
+    try:
+        return hand_in(sbatch, job.script)
+    except UserError:
+        if is_new:
+            job.run_dir.rmdir()
+        raise
+
+
+def find_sbatch() -> str:
+    """Where the program is. Raises `UserError` where there is no SLURM."""
+    sbatch = shutil.which("sbatch")
+    if sbatch is None:
+        raise UserError(
+            "no SLURM on this machine (no sbatch on the PATH); `make train` trains here, "
+            "--dry-run prints the job script"
+        )
+    return sbatch
+
+
+def hand_in(sbatch: str, script: str) -> str:
+    """The id of the job that `script` has become. Raises `UserError` where SLURM refuses it."""
     inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("SLURM_") or name in KEPT
     }
     done = subprocess.run(
-        [sbatch, "--parsable"], input=job.script, env=inherited, capture_output=True, text=True
+        [sbatch, "--parsable"], input=script, env=inherited, capture_output=True, text=True
     )
     if done.returncode:
-        if is_new:
-            job.run_dir.rmdir()
         lines = [line.removeprefix("sbatch: error: ") for line in done.stderr.splitlines()]
         raise UserError(f"sbatch: {'; '.join(filter(None, lines)) or 'refused the job'}")
     return done.stdout.strip().split(";")[0]  # "id" or "id;cluster"

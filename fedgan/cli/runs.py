@@ -36,20 +36,25 @@ def add(commands: Any) -> None:
         "slurm", help="train as a SLURM job that requeues and resumes itself", allow_abbrev=False
     )
     slurm.add_argument("config", help="YAML file, or the name of one that ships")
-    slurm.add_argument("--gpus", type=int, help="GPUs of each node, a task for each")
-    slurm.add_argument("--procs", type=int, help="CPU tasks of each node, in place of --gpus")
-    slurm.add_argument("--nodes", type=int, default=1)
-    slurm.add_argument("--time", help="time limit of each start, as HH:MM:SS")
-    for name in ("partition", "account", "qos"):
-        slurm.add_argument(f"--{name}")
-    slurm.add_argument("--cpus-per-task", type=int, help="and so threads of each task; 1")
-    slurm.add_argument("--mem", help="memory of each node, as 32G")
-    slurm.add_argument(
-        "--signal-before", type=int, default=120, help="seconds to save a checkpoint in; 120"
-    )
-    slurm.add_argument("--sbatch", default="", help="further options of sbatch, in one word")
+    slurm_options(slurm)
     slurm.add_argument("--dry-run", action="store_true", help="print the script, do nothing")
     slurm.set_defaults(takes_overrides=True, action=_slurm)
+
+
+def slurm_options(parser: Any) -> None:
+    """What a SLURM job is asked for; see `fedgan.slurm.Request`."""
+    parser.add_argument("--gpus", type=int, help="GPUs of each node, a task for each")
+    parser.add_argument("--procs", type=int, help="CPU tasks of each node, in place of --gpus")
+    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--time", help="time limit of each start, as HH:MM:SS")
+    for name in ("partition", "account", "qos"):
+        parser.add_argument(f"--{name}")
+    parser.add_argument("--cpus-per-task", type=int, help="and so threads of each task; 1")
+    parser.add_argument("--mem", help="memory of each node, as 32G")
+    parser.add_argument(
+        "--signal-before", type=int, default=120, help="seconds to save a checkpoint in; 120"
+    )
+    parser.add_argument("--sbatch", default="", help="further options of sbatch, in one word")
 
 
 def _train(command: argparse.Namespace, overrides: list[str]) -> int:

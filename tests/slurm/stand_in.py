@@ -19,6 +19,8 @@ def main(argv: list[str]) -> int:
     assert "--resume" in argv
     options = dict(word[2:].split("=", 1) for word in argv[4:] if "=" in word)
     run_dir = Path(options["run_dir"])
+    rounds = int(options.get("federation.rounds", 600))  # a grid's are in its config
+    run_dir.mkdir(parents=True, exist_ok=True)
     rank, manner = int(os.environ["SLURM_PROCID"]), os.environ.get("STAND_IN", "")
     stopped: list[int] = []
     for number in (signal.SIGUSR1, signal.SIGTERM):
@@ -34,7 +36,7 @@ def main(argv: list[str]) -> int:
     checkpoints.mkdir(exist_ok=True)
     done = max((int(path.name[6:]) for path in checkpoints.iterdir()), default=0)
     print(f"rank {rank} from round {done}")
-    while done < int(options["federation.rounds"]) and not stopped:
+    while done < rounds and not stopped:
         time.sleep(0.1)
         done += 1
     if rank == 0 and manner != "forgetful":

@@ -1,0 +1,1 @@
+"""Grids of experiments: attack x defence x data x seed over a base config."""

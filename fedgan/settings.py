@@ -265,16 +265,25 @@ class Wandb:
     """Team or user."""
     name: Optional[str] = None
     """Name of the run; null takes the run directory's."""
+    group: Optional[str] = None
+    """Runs of one group stand together; a grid sets it to its own name."""
+    tags: list[str] = field(default_factory=list)
+    """Empty takes four: attack, defence, data and seed, as in 'attack: patch'."""
+    job_type: Optional[str] = None
+    """null takes the arm: clean, attacked, defended, or alarms (a defence and no attack)."""
     mode: Literal["offline", "online", "disabled"] = "offline"
     """offline writes into the run directory (`wandb sync` sends it later)."""
 
 
 @dataclass
 class Tracking:
-    """Where figures go beside the run directory."""
+    """Where figures go beside the run directory, whose own tables, metrics.csv and clients.csv, are
+    always written. Whatever goes wrong with a logger, the run goes on without it."""
 
     wandb: Wandb = field(default_factory=Wandb)
-    """Weights & Biases."""
+    """Weights & Biases; wandb.project turns it on."""
+    tensorboard: bool = False
+    """Event files in the run directory's tensorboard/; needs the extra `fedgan[tensorboard]`."""
 
 
 @dataclass

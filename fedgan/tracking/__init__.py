@@ -1,18 +1,20 @@
-"""Who is told what happens in a run: the screen, the run directory, W&B."""
+"""Who is told what happens in a run: the screen, the run directory, and loggers beside it."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedgan.settings import Experiment
+from fedgan.settings import Experiment, Tracking
 from fedgan.tracking.base import Observer, Observers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fedgan.tracking.console import Measuring
+    from fedgan.tracking.guard import Guarded, Logger
 
 
 def say(line: str) -> None:
@@ -30,7 +32,11 @@ def preparing() -> Measuring:
 
 
 def observers(settings: Experiment, run_dir: Path) -> Observers:
-    """Everybody who is told of this run; for rank 0."""
+    """Everybody who is told of this run; for rank 0.
+
+    The run directory's own tables come first, since loggers read the rounds before a resume in
+    them; loggers come last, so that log.txt is still open when they are closed.
+    """
     from rich.console import Console
 
     from fedgan.tracking.console import LogFile, Screen
@@ -38,30 +44,46 @@ def observers(settings: Experiment, run_dir: Path) -> Observers:
     from fedgan.tracking.pictures import Pictures
     from fedgan.tracking.records import Records
 
-    members: list[Observer] = [
-        Records(),
-        Pictures(),
-        Evaluations(),
-        LogFile(run_dir / "log.txt"),
-        Screen(Console(file=sys.stdout)),
-    ]
-    if _wants_wandb(settings):
-        from fedgan.tracking.wandb import WandbTracker
+    own: list[Observer] = [Records(), Pictures(), Evaluations()]
+    screens: list[Observer] = [LogFile(run_dir / "log.txt"), Screen(Console(file=sys.stdout))]
+    return Observers([*own, *screens, *loggers(settings.tracking)])
 
-        members.insert(3, WandbTracker(settings.tracking.wandb))
-    return Observers(members)
+
+def loggers(tracking: Tracking) -> list[Guarded]:
+    """The loggers that are switched on, none of which can make a run fail."""
+    from fedgan.tracking.guard import Guarded
+
+    switches: dict[str, tuple[bool, Callable[[Tracking], Logger]]] = {
+        "W&B": (tracking.wandb.project is not None and tracking.wandb.mode != "disabled", _wandb),
+        "TensorBoard": (tracking.tensorboard, _tensorboard),
+    }
+
+    def guarded(name: str, make: Callable[[Tracking], Logger]) -> Guarded:
+        return Guarded(name, lambda: make(tracking))
+
+    return [guarded(name, make) for name, (on, make) in switches.items() if on]
 
 
 def tell_of_evaluation(
-    settings: Experiment, run_dir: Path, evaluation: dict[str, Any], pictures: dict[str, Tensor]
+    settings: Experiment,
+    run_dir: Path,
+    labels: dict[str, Any],
+    evaluation: dict[str, Any],
+    pictures: dict[str, Tensor],
 ) -> None:
     """What `fedgan evaluate` has found, to the loggers of the run; for rank 0."""
-    if _wants_wandb(settings):
-        from fedgan.tracking.wandb import WandbTracker
+    for logger in loggers(settings.tracking):
+        logger.on_later_evaluation(run_dir, labels, evaluation, pictures)
+        logger.close()
 
-        WandbTracker(settings.tracking.wandb).evaluated(run_dir, evaluation, pictures)
+
+def _wandb(tracking: Tracking) -> Logger:
+    from fedgan.tracking.wandb import WandbTracker
+
+    return WandbTracker(tracking.wandb)
 
 
-def _wants_wandb(settings: Experiment) -> bool:
-    wandb = settings.tracking.wandb
-    return wandb.project is not None and wandb.mode != "disabled"
+def _tensorboard(tracking: Tracking) -> Logger:
+    from fedgan.tracking.tensorboard import TensorBoardTracker
+
+    return TensorBoardTracker()

@@ -32,6 +32,8 @@ class RunInfo:
     """Ranks, each of which tells its own clients only."""
     first_round: int = 1
     """1, or the round after the checkpoint that this run resumes."""
+    labels: dict[str, Any] = field(default_factory=dict)
+    """The run's place in a comparison: data, attack, defense, seed and arm."""
 
 
 @dataclass(frozen=True)

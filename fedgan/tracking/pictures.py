@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,11 @@ from fedgan.tracking.records import CLIENTS, METRICS, read_table
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from PIL.Image import Image as Picture
+    from PIL.PngImagePlugin import PngInfo
 
+LAYOUT = "fedgan"
+"""Key of a sample grid's layout: JSON of classes (a row each), columns, size [H, W] of an image in
+its own pixels, zoom, and the left edge of the first tile and the gap between tiles, in pixels."""
 BENIGN, MALICIOUS, FLAG = "#4c78a8", "#d62728", "black"
 
 
@@ -32,14 +37,16 @@ class Pictures(Observer):
     def on_round(self, record: RoundRecord) -> None:
         if record.samples is not None:
             path = self._info.run_dir / "samples" / f"round_{record.round:04d}.png"
-            sample_grid(record.samples, self._info.classes).save(path)
+            sheet = sample_grid(record.samples, self._info.classes)
+            sheet.save(path, pnginfo=png_info(sheet))
             draw_curves(self._info.run_dir, self._info.malicious)
 
 
 def sample_grid(samples: Tensor, classes: Sequence[str]) -> Picture:
     """uint8 [rows, columns, C, H, W] as one picture, a labelled class a row.
 
-    Small images are enlarged by a whole factor, so that every pixel stays a square.
+    Small images are enlarged by a whole factor, so that every pixel stays a square. Where the
+    tiles are stands in the picture's `info` under `LAYOUT`, so that a report can take them out.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -60,7 +67,25 @@ def sample_grid(samples: Tensor, classes: Sequence[str]) -> Picture:
             tile = Image.fromarray(np.ascontiguousarray(pixels[row, column]))
             left = margin + gap + column * (cell[1] + gap)
             sheet.paste(tile.resize(cell[::-1], Image.Resampling.NEAREST), (left, top))
+    layout = {
+        "classes": list(classes[:rows]),
+        "columns": columns,
+        "size": [height, width],
+        "zoom": zoom,
+        "left": margin + gap,
+        "gap": gap,
+    }
+    sheet.info[LAYOUT] = json.dumps(layout)
     return sheet
+
+
+def png_info(sheet: Picture) -> PngInfo:
+    """The layout of a `sample_grid`, to be saved with it."""
+    from PIL.PngImagePlugin import PngInfo
+
+    kept = PngInfo()
+    kept.add_itxt(LAYOUT, str(sheet.info[LAYOUT]))
+    return kept
 
 
 def draw_curves(run_dir: Path, malicious: frozenset[int]) -> None:

@@ -1,197 +1,257 @@
-"""Weights & Biases: offline unless told otherwise; never asks, never hangs, never ends a run."""
+"""A training run on Weights & Biases."""
 
 from __future__ import annotations
 
-import logging
-import os
-import secrets
-import socket
-import threading
-import urllib.parse
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from fedgan.cache import write_atomically
 from fedgan.settings import Wandb
-from fedgan.tracking.base import Observer, RoundRecord, RunInfo
+from fedgan.tracking import wandb_session as session
+from fedgan.tracking.base import RoundRecord, RunInfo
+from fedgan.tracking.evaluations import EVALUATION, read_evaluation
+from fedgan.tracking.guard import Logger
 from fedgan.tracking.pictures import sample_grid
+from fedgan.tracking.records import CLIENTS, METRICS, read_table
+from fedgan.tracking.series import CHARTED, lines, scalars, thinned, weights_picture
 
-LONGEST_FINISH = 120
-"""Seconds that the end of a whole run waits for W&B; the other ranks wait with it."""
-SHORT_FINISH = 25
-"""Seconds that a run waits which has failed or was stopped: the other ranks end after 40, and srun
-ends rank 0 after 60, whether it has told the error or not."""
-RUN_ID = "wandb-run-id.txt"
-log = logging.getLogger(__name__)
+DISTANCES = ("fd_", "kd_")
+BETTER_HIGH = ("is_", "coverage_", "recall_", "precision_", "density_")
+OF_REAL_IMAGES = ("_floor", "_real", "_low", "_high", "_std")
+"""Endings of what stands beside a figure: its best is no merit."""
+TAGS = ("attack", "defense", "data", "seed")
 
 
-class WandbTracker(Observer):
-    """Logs config, per-round scalars, a table of clients and sample grids through Lightning's
-    WandbLogger. The first thing to go wrong is told once, and W&B is left alone from then on."""
+class WandbTracker(Logger):
+    """Config, a row a round, every client's curves in one chart a loss, weights as a stacked area,
+    the table of clients, samples, pictures of evaluations, and the final figures.
+
+    The charts hold all rounds so far. They are drawn at a look only when there are twice as many
+    rounds as in the last ones, and at the end, so that all of them together grow with the rounds
+    and not with their square. Losses and scores are W&B's own `wandb.plot.line_series`, which needs
+    no account to be logged; there is no such preset for a stacked area (a custom Vega chart lives
+    in an account), so that weights are a picture, beside their scalars and table.
+    """
 
     def __init__(self, settings: Wandb) -> None:
         self.settings = settings
-        self._broken = self._whole = False
-        self._rows: list[dict[str, Any]] = []
+        self._session: session.Session | None = None
+        self._whole = False
+        self._defined: set[str] = set()
+        self._pending: dict[str, Any] = {}
+        self._charted = 0
 
     def on_start(self, info: RunInfo) -> None:
         self._info = info
-        self._try(self._open)
-
-    def on_round(self, record: RoundRecord) -> None:
-        self._rows += record.client_rows()
-        self._try(lambda: self._log_round(record))
-
-    def on_end(self, summary: dict[str, Any]) -> None:
-        self._try(lambda: self._log_end(summary))
-        self._whole = True
-
-    def close(self) -> None:
-        self._try(self._finish)
+        now = self._begin(info.run_dir, info.labels)
+        now.logger.log_hyperparams({**asdict(info.settings), "labels": self._labels})
+        if now.is_new:
+            now.log({"clients": _client_table(info)}, step=0)
 
     def on_evaluation(
         self, round: int, evaluation: dict[str, Any], pictures: dict[str, Tensor]
     ) -> None:
+        # They go into the next row: this round's has been sent, and the next one's step is taken.
         figures = {f"full/{name}": value for name, value in evaluation["figures"].items()}
-        self._try(lambda: self._logger.experiment.log({"round": round, **figures}))
-        self._try(lambda: self._log_pictures(f"round {round}", pictures))
+        for key in figures:
+            self._define(key)
+        self._pending = {**_images(pictures, f"round {round}"), **figures, "full/round": round}
 
-    def evaluated(
-        self, run_dir: Path, evaluation: dict[str, Any], pictures: dict[str, Tensor]
-    ) -> None:
-        """Adds what `fedgan evaluate` has found to the run's summary."""
-
-        def log_all() -> None:
-            self._begin(run_dir)
-            self._logger.experiment.summary.update(evaluation["figures"])
-            self._log_pictures(f"evaluated after round {evaluation['round']}", pictures)
-
-        self._try(log_all)
-        self._whole = True
-        self.close()
-
-    def _log_pictures(self, caption: str, pictures: dict[str, Tensor]) -> None:
+    def on_round(self, record: RoundRecord) -> None:
         import wandb
 
-        for name, picture in pictures.items():
-            image = wandb.Image(picture.permute(1, 2, 0).numpy(), caption=caption)
-            self._logger.experiment.log({name: image})
-
-    def _try(self, action: Any) -> None:
-        if self._broken:
-            return
-        try:
-            action()
-        except Exception as error:  # whatever W&B raises, the training goes on
-            self._broken = True
-            log.warning("W&B is left out from here on: %s: %s", type(error).__name__, error)
-
-    def _begin(self, run_dir: Path) -> None:
-        """Opens the run directory's run: after a resume it is still the same one."""
-        import wandb
-        from lightning.pytorch.loggers import WandbLogger
-
-        mode, settings = self._reachable_mode(), self.settings
-        known = run_dir / RUN_ID
-        if not known.is_file():
-            write_atomically(known, partial(_write, secrets.token_hex(4)))
-        self._logger = WandbLogger(
-            name=settings.name or run_dir.name,
-            save_dir=run_dir,
-            project=settings.project,
-            entity=settings.entity,
-            offline=mode == "offline",
-            mode=mode,
-            id=known.read_text(encoding="utf-8").strip(),
-            resume="allow",
-            settings=wandb.Settings(silent=True, init_timeout=30, console="off"),
-        )
-
-    def _open(self) -> None:
-        import wandb
-
-        info = self._info
-        self._begin(info.run_dir)
-        run = self._logger.experiment
-        run.define_metric("round")
-        run.define_metric("*", step_metric="round")
-        self._logger.log_hyperparams(asdict(info.settings))
-        table = wandb.Table(["client", "malicious", "images", *info.classes])
-        for client, counts in enumerate(info.counts):
-            table.add_data(client, client in info.malicious, info.n_images[client], *counts)
-        run.log({"clients": table})
-
-    def _reachable_mode(self) -> str:
-        """`online` only where there is a key and the server answers; else `offline` and a word."""
-        import wandb
-
-        mode = self.settings.mode
-        if mode != "online":
-            return mode
-        if not wandb.api.api_key:
-            log.warning("W&B: no API key (wandb login, or WANDB_API_KEY); logging offline instead")
-            return "offline"
-        url = urllib.parse.urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
-        port = url.port or (443 if url.scheme == "https" else 80)
-        try:
-            # wandb.init itself would wait for minutes on a host that is out of reach.
-            socket.create_connection((url.hostname or "", port), timeout=5).close()
-        except OSError as error:
-            log.warning(
-                "W&B: %s is out of reach (%s); logging offline instead", url.hostname, error
-            )
-            return "offline"
-        return "online"
-
-    def _log_round(self, record: RoundRecord) -> None:
-        import wandb
-
-        values: dict[str, Any] = dict(record.scalars())
-        for row in record.client_rows():
-            for key in ("d_loss", "g_loss", "weight", "score"):
-                values[f"{key}/client {row['client']}"] = row[key]
-        for client, bias in record.critic_bias.items():
-            values[f"critic_bias/client {client}"] = bias
+        values: dict[str, Any] = dict(scalars(record))
+        for key in values:
+            self._define(key)
+        values |= self._pending
+        self._pending = {}
         if record.samples is not None:
             picture = sample_grid(record.samples, self._info.classes)
             values["samples"] = wandb.Image(picture, caption=f"round {record.round}")
-        self._logger.experiment.log(values)
+            last = record.round == self._info.settings.federation.rounds
+            if last or record.round >= 2 * self._charted:
+                self._charted = record.round
+                values |= self._charts()
+        self._open.log(values, step=record.round)
 
-    def _log_end(self, summary: dict[str, Any]) -> None:
+    def on_end(self, summary: dict[str, Any]) -> None:
+        rows = thinned(read_table(self._info.run_dir / CLIENTS))
+        values: dict[str, Any] = {"client rounds": _table(rows)} if rows else {}
+        told = read_evaluation(self._info.run_dir / EVALUATION)
+        shown = [file for files in told.get("pictures", {}).values() for file in files]
+        values |= _images_of(self._info.run_dir, shown) | self._pending
+        if values:
+            # Later than all rounds, even where the last ones were sent before a resume.
+            self._open.log({**values, "round": summary["rounds"]})
+        final = {f"final/{name}": value for name, value in summary["figures"].items()}
+        self._open.run.summary.update({**final, "generator_sha256": summary["generator_sha256"]})
+        self._whole = True
+
+    def on_later_evaluation(
+        self,
+        run_dir: Path,
+        labels: dict[str, Any],
+        evaluation: dict[str, Any],
+        pictures: dict[str, Tensor],
+    ) -> None:
+        now, round = self._begin(run_dir, labels), evaluation["round"]
+        images = _images(pictures, f"evaluated after round {round}")
+        if images:
+            now.log({**images, "round": round})
+        figures = {f"evaluated/{name}": value for name, value in evaluation["figures"].items()}
+        now.run.summary.update({**figures, "evaluated/round": round})
+        self._whole = True
+
+    def close(self) -> None:
+        if self._session is None:
+            return
+        patience = session.LONGEST_FINISH if self._whole else session.SHORT_FINISH
+        try:
+            if hasattr(self, "_info") and self._info.first_round > 1:
+                self._mend_summary()
+        finally:
+            self._session.finish(patience)
+
+    @property
+    def _open(self) -> session.Session:
+        assert self._session is not None  # the guard tells nothing more after a failed start
+        return self._session
+
+    def _begin(self, run_dir: Path, labels: dict[str, Any]) -> session.Session:
+        settings = self.settings
+        own = [f"{key}: {labels[key]}" for key in TAGS if key in labels]
+        # A grid's own labels, which its tags tell, rather than those that the config alone gives.
+        pairs = [tag.partition(": ") for tag in settings.tags]
+        told = {key: value for key, _, value in pairs if key in TAGS and value}
+        self._labels = {**labels, **told}
+        self._session = session.Session(
+            settings,
+            run_dir,
+            name=settings.name or run_dir.name,
+            job_type=settings.job_type or labels.get("arm"),
+            tags=settings.tags or own,
+        )
+        self._session.run.define_metric("round", hidden=True)
+        self._session.run.define_metric("*", step_metric="round")
+        return self._session
+
+    def _define(self, key: str) -> None:
+        """What W&B's summary keeps of a figure; its last value where nothing else is said."""
+        if key not in self._defined and (kept := kept_in_summary(key)) != ("last",):
+            step = "full/round" if key.startswith("full/") else "round"
+            self._open.run.define_metric(key, step_metric=step, summary=",".join(kept))
+        self._defined.add(key)
+
+    def _charts(self) -> dict[str, Any]:
         import wandb
 
-        run = self._logger.experiment
-        if self._rows:
-            columns = list(dict.fromkeys(key for row in self._rows for key in row))
-            # A table's column is of one type: None is what W&B takes for an empty cell.
-            data = [
-                [None if row.get(k) == "" else row.get(k) for k in columns] for row in self._rows
-            ]
-            run.log({"client rounds": wandb.Table([*columns], data)})
-        run.summary.update(summary["figures"])
-        run.summary["generator_sha256"] = summary["generator_sha256"]
+        rows, malicious = read_table(self._info.run_dir / CLIENTS), self._info.malicious
+        if not rows:
+            return {}
+        found: dict[str, Any] = {}
+        rows = thinned(rows)
+        for key, title in CHARTED.items():
+            names, rounds, values = lines(rows, key, malicious)
+            if names:
+                found[f"charts/{key}"] = wandb.plot.line_series(
+                    rounds, values, keys=names, title=title, xname="round"
+                )
+        shares = weights_picture(rows, malicious)
+        found["charts/weights"] = wandb.Image(shares, caption="weights in the aggregate")
+        return found
 
-    def _finish(self) -> None:
-        if hasattr(self, "_logger"):
-            # A network that died during the run would keep finish waiting without end.
-            last = threading.Thread(target=self._quiet_finish, daemon=True)
-            last.start()
-            patience = LONGEST_FINISH if self._whole else SHORT_FINISH
-            last.join(timeout=patience)
-            if last.is_alive():
-                log.warning("W&B: not all sent after %d s; `wandb sync` sends it", patience)
-
-    def _quiet_finish(self) -> None:
-        try:
-            self._logger.experiment.finish()
-        except Exception as error:
-            self._broken = True
-            log.warning("W&B: the end was not written: %s: %s", type(error).__name__, error)
+    def _mend_summary(self) -> None:
+        """Least and greatest values over all rounds: W&B sees those since the resume alone."""
+        rows = read_table(self._info.run_dir / METRICS)
+        self._open.run.summary.update(extremes(rows))
 
 
-def _write(text: str, path: Path) -> None:
-    path.write_text(text + "\n", encoding="utf-8")
+def kept_in_summary(key: str) -> tuple[str, ...]:
+    """What of a figure's values over the rounds goes into W&B's summary: the least of a distance,
+    the greatest of a score, the last and the greatest presence, the last of all else.
+
+    >>> kept_in_summary("fd_domain"), kept_in_summary("recall_domain"), kept_in_summary("presence")
+    (('min',), ('max',), ('last', 'max'))
+    >>> kept_in_summary("fd_domain_floor"), kept_in_summary("g_loss/client 1")
+    (('last',), ('last',))
+    """
+    figure = key.removeprefix("full/")
+    if "/" in figure or figure.endswith(OF_REAL_IMAGES):
+        return ("last",)
+    if figure.startswith(DISTANCES) or figure.split("_")[0] in ("fid", "kid"):
+        return ("min",)
+    if figure.startswith(BETTER_HIGH) or figure == "is":
+        return ("max",)
+    return ("last", "max") if figure.startswith("presence") else ("last",)
+
+
+def extremes(rows: Sequence[dict[str, str]]) -> dict[str, dict[str, float]]:
+    """Of the rows of metrics.csv, what the summary keeps of figures beside their last value.
+
+    >>> extremes([{"fd_x": "3", "presence": "0.5"}, {"fd_x": "4", "presence": ""}])
+    {'fd_x': {'min': 3.0}, 'presence': {'last': 0.5, 'max': 0.5}}
+    """
+    found: dict[str, dict[str, float]] = {}
+    for key in rows[-1] if rows else ():
+        kept = kept_in_summary(key)
+        values = [float(row[key]) for row in rows if row.get(key)]
+        values = [value for value in values if math.isfinite(value)]
+        if values and kept != ("last",):
+            of = {"min": min(values), "max": max(values), "last": values[-1]}
+            found[key] = {name: of[name] for name in kept}
+    return found
+
+
+def _client_table(info: RunInfo) -> Any:
+    import wandb
+
+    table = wandb.Table(["client", "malicious", "images", *info.classes])
+    for client, counts in enumerate(info.counts):
+        table.add_data(client, client in info.malicious, info.n_images[client], *counts)
+    return table
+
+
+def _table(rows: Sequence[dict[str, str]]) -> Any:
+    import wandb
+
+    return wandb.Table(list(rows[0]), [[_cell(text) for text in row.values()] for row in rows])
+
+
+def _cell(text: str) -> Any:
+    """A cell of a CSV file; None, W&B's empty cell, for what is empty or not finite: a column is of
+    one type."""
+    if text in ("True", "False"):
+        return text == "True"
+    if text.isdigit():
+        return int(text)
+    try:
+        number = float(text)
+    except ValueError:
+        return text or None
+    return number if math.isfinite(number) else None
+
+
+def _images(pictures: dict[str, Tensor], caption: str) -> dict[str, Any]:
+    import wandb
+
+    return {
+        name: wandb.Image(picture.permute(1, 2, 0).numpy(), caption=f"{name}, {caption}")
+        for name, picture in pictures.items()
+    }
+
+
+def _images_of(folder: Path, names: Iterable[str]) -> dict[str, Any]:
+    """PNG files beside evaluation.json, by the name of the picture."""
+    import wandb
+
+    # evaluation_, a mark of what was measured, the picture's own name
+    found = {name.split("_", 2)[2].removesuffix(".png"): name for name in names}
+    return {
+        key: wandb.Image(str(folder / name), caption=f"{key}, at the end")
+        for key, name in found.items()
+        if (folder / name).is_file()
+    }

@@ -1,256 +1,205 @@
-"""W&B offline, read back from its own file; and all that must not stop or hang a run."""
+"""W&B offline, read back from its own files: every promised key in every round, before and after a
+resume."""
 
 from __future__ import annotations
 
 import json
-import logging
-import re
-import socket
-import struct
-import threading
-import time
-from pathlib import Path
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 import torch
 
-from fedgan.settings import Experiment, Wandb
-from fedgan.tracking import observers, wandb
-from fedgan.tracking.wandb import RUN_ID, WandbTracker
+from fedgan.settings import Wandb
+from fedgan.tracking.base import Observers
+from fedgan.tracking.evaluations import write_evaluation
+from fedgan.tracking.records import Records
+from fedgan.tracking.series import MOST_ROWS
+from fedgan.tracking.wandb import WandbTracker, extremes, kept_in_summary
+from fedgan.tracking.wandb_session import LAST_STEP, RUN_ID
+
+LABELS = {"data": "d", "attack": "patch", "defense": "krum", "seed": 3, "arm": "defended"}
+PICTURE = torch.zeros((1, 4, 6), dtype=torch.uint8)
+OF_A_ROUND = {"round", "d_loss", "g_loss", "seconds", "flagged", "acted", "left_out"}
+OF_A_ROUND |= {f"{k}/client {c}" for k in ("d_loss", "g_loss", "weight", "score") for c in range(3)}
+OF_A_ROUND |= {
+    f"detection/{who}_{what}"
+    for who in ("malicious", "benign")
+    for what in ("clients", "flagged", "suppressed", "weight", "fair_weight")
+}
+OF_A_LOOK = {"fd_domain", "presence", "critic_bias/client 2", "samples/path", "charts/weights/path"}
+OF_A_LOOK |= {f"charts/{k}_table/nrows" for k in ("g_loss", "d_loss", "score", "critic_bias")}
 
 
-def blobs(path):
-    """Whole records of a .wandb file: LevelDB's log format, blocks of 32 KiB, a header of 7."""
-    data = path.read_bytes()
-    assert data[:4] == b":W&B"
-    at, whole = 7, b""
-    while at + 7 <= len(data):
-        if 32768 - at % 32768 < 7:
-            at += 32768 - at % 32768
-            continue
-        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
-        if kind == 0:
-            at += 32768 - at % 32768
-            continue
-        if at + 7 + length > len(data):  # W&B's own process has not written its end yet
-            return
-        whole += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # whole, or the last part of one
-            yield whole
-            whole = b""
+def play(info, record, samples, rounds=(1, 2, 3), looks=(3,), settings=None, end=True):
+    """Rounds of a run as it tells them; distance and presence fall from round to round."""
+    observers = Observers([Records(), WandbTracker(settings or Wandb(project="p"))])
+    info = replace(info, labels=LABELS, first_round=rounds[0] if rounds else 4)
+    observers.on_start(info)
+    for round in rounds:
+        look = round in looks
+        figures = {"fd_domain": 9.0 - round, "presence": 1 / round} if look else None
+        bias = {2: 1.5} if look else None
+        observers.on_round(record(round, samples if look else None, figures, critic_bias=bias))
+    if end:
+        told = {"pictures": {"memory": ["closest pairs"]}, "final": {"measures": []}, "figures": {}}
+        write_evaluation(info.run_dir / "evaluation.json", told, {"closest pairs": PICTURE})
+        figures = {"fd_domain": 2.0}
+        observers.on_end({"figures": figures, "generator_sha256": "abc", "rounds": 3})
+    observers.close()
 
 
-def records(run_dir, patience=60.0):
-    """Records of the only offline run in `run_dir`, when W&B's own process has written the last.
-
-    `finish` may return a moment before that process flushes its file.
-    """
-    from wandb.proto import wandb_internal_pb2
-
-    deadline = time.monotonic() + patience
-    while True:
-        (path,) = run_dir.rglob("*.wandb")
-        there = [wandb_internal_pb2.Record.FromString(blob) for blob in blobs(path)]
-        if any(record.HasField("exit") for record in there):
-            return there
-        assert time.monotonic() < deadline, f"{len(there)} records, and none is the run's end"
-        time.sleep(0.1)
+def table(run_dir, name):
+    """The newest table of that name."""
+    paths = sorted(run_dir.rglob(f"media/table/**/{name}_*.table.json"), key=step_of)
+    return json.loads(paths[-1].read_text())
 
 
-def read(run_dir):
-    """Config, history and summary of the only offline run in `run_dir`."""
-    config, history, summary = {}, [], {}
-    for record in records(run_dir):
-        for part in (record.run.config, record.config):
-            for item in part.update:
-                config[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
-        for item in record.summary.update:
-            summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
-        if record.HasField("history"):
-            items = record.history.item
-            history.append(
-                {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
-            )
-    return config, history, summary
-
-
-def play(tracker, info, record, samples=None):
-    tracker.on_start(info)
-    for round in (1, 2, 3):
-        shown = samples if round == 3 else None
-        figures, bias = ({"fd_domain": 2.5}, {2: 1.5}) if round == 3 else (None, None)
-        tracker.on_round(record(round, shown, figures, critic_bias=bias))
-    tracker.on_evaluation(3, {"figures": {"fd_domain": 2.5}}, {})
-    tracker.on_end({"figures": {"fd_domain": 2.0}, "generator_sha256": "abc"})
-    tracker.close()
+def step_of(path):
+    return path.stat().st_mtime_ns
 
 
 @pytest.mark.slow
-def test_offline_holds_config_rounds_clients_and_images(info, record, samples):
-    play(WandbTracker(Wandb(project="p")), info, record, samples)
-    config, history, summary = read(info.run_dir)
-    assert config["federation"]["rounds"] == 3, (config, history)
-    assert config["seed"] == 1
-    rounds = [row for row in history if "g_loss" in row]
-    assert [row["round"] for row in rounds] == [1, 2, 3]
-    assert all(row["g_loss"] == 2.0 for row in rounds)
+def test_offline_holds_every_promised_key_of_every_round(info, record, samples, offline):
+    settings = Wandb(project="p", group="g")
+    play(info, record, samples, looks=(2, 3), settings=settings)
+    (found,) = offline(info.run_dir)
+    assert found.config["federation"]["rounds"] == 3
+    assert found.config["labels"] == LABELS
+    run = found.run
+    assert (run.project, run.run_group, run.job_type) == ("p", "g", "defended")
+    assert sorted(run.tags) == ["attack: patch", "data: d", "defense: krum", "seed: 3"]
+    rounds = found.rounds()
+    assert [row["round"] for row in rounds] == [row["_step"] for row in rounds] == [1, 2, 3]
+    assert all(row.keys() >= OF_A_ROUND for row in rounds)
+    assert [OF_A_LOOK - {"charts/weights/path"} <= row.keys() for row in rounds[:2]] == [0, 1]
+    assert rounds[2].keys() >= OF_A_LOOK
     assert [row["weight/client 2"] for row in rounds] == [0.25] * 3
-    assert [row.get("critic_bias/client 2") for row in rounds] == [None, None, 1.5]
-    assert rounds[2]["fd_domain"] == 2.5
-    assert rounds[2]["samples/_type"] == "image-file"
-    tables = [key for row in history for key in row if key.endswith("/nrows")]
-    assert tables == ["clients/nrows", "client rounds/nrows"]
-    (table,) = info.run_dir.rglob("clients*.table.json")
-    content = json.loads(table.read_text())
+    assert [row["detection/malicious_suppressed"] for row in rounds] == [1, 1, 1]
+    assert rounds[2]["samples/caption"] == "round 3"
+    assert rounds[2]["charts/weights/_type"] == "image-file"
+    assert found.summary["fd_domain"] == {"min": 6.0}
+    assert found.summary["presence"] == {"last": pytest.approx(1 / 3), "max": 0.5}
+    assert found.summary["g_loss"] == 2.0
+    assert found.summary["final/fd_domain"] == 2.0
+    assert found.summary["generator_sha256"] == "abc"
+    assert found.metrics["*"].step_metric == "round"
+    assert found.metrics["fd_domain"].step_metric == "round"
+    last = found.history[-1]
+    assert (last["_step"], last["closest pairs/_type"]) == (4, "image-file")
+
+
+@pytest.mark.slow
+def test_tables_and_charts_hold_every_client(info, record, samples):
+    play(info, record, samples)
+    content = table(info.run_dir, "clients")
     assert content["columns"] == ["client", "malicious", "images", "thin", "thick [sic]"]
     assert content["data"][2] == [2, True, 10, 0, 10]
-    (table,) = info.run_dir.rglob("client rounds*.table.json")
-    content = json.loads(table.read_text())
-    assert content["columns"][-1] == "critic_bias"
-    assert [row[-1] for row in content["data"]] == [None] * 8 + [1.5]
-    (picture,) = info.run_dir.rglob("samples*.png")
-    assert picture.read_bytes()[:4] == b"\x89PNG"
-    assert summary.get("generator_sha256") == "abc"
+    content = table(info.run_dir, "client rounds")
+    assert len(content["data"]) == 9
+    first = dict(zip(content["columns"], content["data"][1], strict=True))
+    assert (first["client"], first["d_loss"], first["status"]) == (1, None, "non-finite loss")
+    assert [row[content["columns"].index("critic_bias")] for row in content["data"]][8] == 1.5
+    lines = table(info.run_dir, "g_loss_table")["data"]
+    assert {name for _, name, _ in lines} == {"client 0", "client 1", "client 2 (malicious)"}
+    assert [x for x, name, _ in lines if name == "client 0"] == [1, 2, 3]
 
 
 @pytest.mark.slow
-def test_a_later_evaluation_belongs_to_the_same_run(info, record, tmp_path):
-    settings = Wandb(project="p")
-    play(WandbTracker(settings), info, record)
-    first = (info.run_dir / RUN_ID).read_text().strip()
-    (before,) = info.run_dir.rglob("*.wandb")
-    (look,) = (row for row in read(info.run_dir)[1] if "full/fd_domain" in row)
-    assert (look["round"], look["full/fd_domain"]) == (3, 2.5)
-    kept = tmp_path / "kept"
-    before.parent.rename(kept)
-    picture = torch.zeros((1, 4, 6), dtype=torch.uint8)
+def test_charts_do_not_grow_with_the_square_of_the_rounds(info, record, samples):
+    info.settings.federation.rounds = 20
+    rounds = range(1, 21)
+    play(info, record, samples, rounds, looks=rounds, end=False)
+    charts = list(info.run_dir.rglob("g_loss_table_*.table.json"))
+    rows = [len(json.loads(path.read_text())["data"]) for path in charts]
+    assert sorted(rows) == [3 * round for round in (1, 2, 4, 8, 16, 20)]
+
+
+@pytest.mark.slow
+def test_a_resumed_run_goes_on_with_the_same_run(info, record, samples, offline):
+    play(info, record, samples, rounds=(1, 2), looks=(1, 2), end=False)
+    play(info, record, samples, rounds=(2, 3), looks=(3,))  # round 2 is played again
+    first, second = offline(info.run_dir)
+    assert first.run.run_id == second.run.run_id == (info.run_dir / RUN_ID).read_text().strip()
+    assert second.run.resume
+    steps = [row["_step"] for found in (first, second) for row in found.history]
+    assert steps == [0, 1, 2, 3, 4]  # the clients, three rounds, the end: none twice
+    assert [row["round"] for row in first.rounds() + second.rounds()] == [1, 2, 3]
+    rows = table(info.run_dir, "g_loss_table")["data"]
+    assert sorted({x for x, _, _ in rows}) == [1, 2, 3]
+    # W&B itself would tell those since the resume.
+    assert second.summary["presence"] == {"last": pytest.approx(1 / 3), "max": 1.0}
+    assert second.summary["fd_domain"] == {"min": 6.0}
+
+
+@pytest.mark.slow
+def test_a_run_that_only_had_its_end_to_come(info, record, samples, offline):
+    play(info, record, samples, end=False)
+    play(info, record, samples, rounds=())
+    _, second = offline(info.run_dir)
+    assert not second.rounds()
+    assert second.summary["final/fd_domain"] == 2.0
+    assert second.summary["presence"] == {"last": pytest.approx(1 / 3), "max": pytest.approx(1 / 3)}
+
+
+@pytest.mark.slow
+def test_a_later_evaluation_belongs_to_the_same_run(info, record, samples, offline):
+    play(info, record, samples)
+    tracker = WandbTracker(Wandb(project="p"))
     told = {"round": 3, "figures": {"acc_real": 0.5}}
-    WandbTracker(settings).evaluated(info.run_dir, told, {"closest pairs": picture})
-    assert [record.run.run_id for record in records(info.run_dir) if record.HasField("run")] == [
-        first
-    ]
-    assert next(kept.rglob(f"run-{first}.wandb"))
-    _, history, summary = read(info.run_dir)
-    assert summary["acc_real"] == 0.5
-    assert any("closest pairs/_type" in row for row in history)
+    tracker.on_later_evaluation(info.run_dir, LABELS, told, {"pairs": PICTURE})
+    tracker.close()
+    first, second = offline(info.run_dir)
+    assert first.run.run_id == second.run.run_id
+    assert sorted(second.run.tags) == sorted(first.run.tags)
+    assert second.summary["evaluated/acc_real"] == 0.5
+    (row,) = second.history
+    assert row["pairs/_type"] == "image-file"
+    assert (row["_step"], row["round"]) == (5, 3)
+    assert (info.run_dir / LAST_STEP).read_text() == "5\n"
+
+
+@pytest.mark.slow
+def test_a_grids_own_words_go_before(info, record, samples, offline):
+    tags = ["attack: patch 6 %", "own", "defense: " + "x" * 80]
+    settings = Wandb(project="p", tags=tags, job_type="attack", name="cell")
+    play(info, record, samples, rounds=(1,), settings=settings, end=False)
+    (found,) = offline(info.run_dir)
+    assert (found.run.job_type, found.run.display_name) == ("attack", "cell")
+    assert sorted(len(tag) for tag in found.run.tags) == [3, 17, 64]
+    assert found.config["labels"]["attack"] == "patch 6 %"
+    assert found.config["labels"]["data"] == "d"
 
 
 @pytest.mark.parametrize(
-    ("settings", "there"),
+    ("key", "kept"),
     [
-        (Wandb(), False),
-        (Wandb(project="p", mode="disabled"), False),
-        (Wandb(project="p"), True),
+        ("fd_efficientnet-lite0", ("min",)),
+        ("kd_domain_worst_class", ("min",)),
+        ("full/fid_ratio", ("min",)),
+        ("is_domain", ("max",)),
+        ("full/recall_domain", ("max",)),
+        ("precision_domain_real", ("last",)),
+        ("kid_floor", ("last",)),
+        ("presence_part_0", ("last", "max")),
+        ("presence_high", ("last",)),
+        ("images_per_second", ("last",)),
+        ("charts/fd_x", ("last",)),
     ],
 )
-def test_it_is_there_only_when_configured(tmp_path, settings, there):
-    experiment = Experiment()
-    experiment.tracking.wandb = settings
-    made = observers(experiment, tmp_path)
-    assert any(isinstance(member, WandbTracker) for member in made.members) == there
-    made.close()
+def test_what_the_summary_keeps(key, kept):
+    assert kept_in_summary(key) == kept
 
 
-@pytest.fixture
-def no_account(monkeypatch, tmp_path):
-    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+def test_extremes_of_a_table_with_gaps():
+    rows = [
+        {"round": "1", "fd_x": "", "recall_x": "0.25", "presence": "nan"},
+        {"round": "2", "fd_x": "inf", "recall_x": "", "presence": ""},
+    ]
+    assert extremes(rows) == {"recall_x": {"max": 0.25}}
+    assert extremes([]) == {}
 
 
-def test_online_without_a_key_is_offline_and_says_so(no_account, caplog):
-    with caplog.at_level(logging.WARNING, "fedgan"):
-        assert WandbTracker(Wandb(project="p", mode="online"))._reachable_mode() == "offline"
-    assert "no API key" in caplog.text
+def test_tables_stay_below_wandbs_limit():
+    import wandb
 
-
-def test_online_with_a_host_out_of_reach_is_offline_soon(monkeypatch, caplog):
-    with socket.socket() as probe:  # a port that nobody listens on
-        probe.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{probe.getsockname()[1]}")
-        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-        started = time.perf_counter()
-        with caplog.at_level(logging.WARNING, "fedgan"):
-            mode = WandbTracker(Wandb(project="p", mode="online"))._reachable_mode()
-    assert mode == "offline"
-    assert time.perf_counter() - started < 10
-    assert "out of reach" in caplog.text
-
-
-def test_a_logger_that_fails_is_told_once_and_left_alone(info, record, caplog, monkeypatch):
-    tracker = WandbTracker(Wandb(project="p"))
-    calls = []
-
-    def fail(*args):
-        calls.append(args)
-        raise RuntimeError("the moon is full")
-
-    for name in ("_open", "_log_round", "_log_end", "_finish"):
-        monkeypatch.setattr(tracker, name, fail)
-    with caplog.at_level(logging.WARNING, "fedgan"):
-        play(tracker, info, record)
-    assert len(calls) == 1
-    assert caplog.text.count("the moon is full") == 1
-
-
-@pytest.mark.parametrize("whole", [True, False])
-def test_an_end_that_hangs_is_waited_for_so_long_only(caplog, monkeypatch, whole):
-    never = threading.Event()
-    tracker = WandbTracker(Wandb(project="p"))
-    tracker._logger = SimpleNamespace(experiment=SimpleNamespace(finish=never.wait))
-    tracker._whole = whole
-    monkeypatch.setattr(wandb, "LONGEST_FINISH" if whole else "SHORT_FINISH", 0.3)
-    started = time.perf_counter()
-    with caplog.at_level(logging.WARNING, "fedgan"):
-        tracker.close()
-    assert 0.3 <= time.perf_counter() - started < 10
-    assert caplog.text.count("`wandb sync` sends it") == 1
-    never.set()
-
-
-def test_an_end_that_ends_is_waited_for(caplog):
-    ended = []
-    tracker = WandbTracker(Wandb(project="p"))
-    finish = lambda: (time.sleep(0.2), ended.append(True))  # noqa: E731
-    tracker._logger = SimpleNamespace(experiment=SimpleNamespace(finish=finish))
-    with caplog.at_level(logging.WARNING, "fedgan"):
-        tracker.close()
-    assert ended == [True]
-    assert not caplog.text
-    assert 30 <= wandb.LONGEST_FINISH <= 600
-
-
-def test_an_error_is_told_before_the_other_ranks_stop_waiting_for_it():
-    from fedgan import lifeline
-
-    assert lifeline.GRACE + wandb.SHORT_FINISH < lifeline.LAST_WORDS
-    template = (Path(__file__).resolve().parents[2] / "slurm" / "train.sbatch").read_text()
-    wait = int(re.search(r"--wait=(\d+)", template)[1])
-    assert lifeline.LAST_WORDS < wait <= 60
-
-
-def test_nothing_to_end_before_it_was_opened(caplog):
-    WandbTracker(Wandb(project="p")).close()
-    assert not caplog.text
-
-
-@pytest.mark.slow
-def test_a_whole_run_with_wandb_that_breaks_in_the_middle(tiny, tmp_path, monkeypatch):
-    from fedgan.experiment import run
-
-    logged = WandbTracker._log_round
-
-    def fail(self, record):
-        if record.round == 2:
-            raise ConnectionError("the cable was cut")
-        logged(self, record)
-
-    monkeypatch.setattr(WandbTracker, "_log_round", fail)
-    changes = {"tracking.wandb.project": "p", "run_dir": str(tmp_path / "run")}
-    summary = run(tiny({**changes, "federation.rounds": 3}))
-    assert summary["rounds"] == 3
-    assert "the cable was cut" in (tmp_path / "run" / "log.txt").read_text()
-    assert (tmp_path / "run" / "wandb").is_dir()
+    assert wandb.Table.MAX_ROWS >= MOST_ROWS

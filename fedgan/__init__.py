@@ -9,9 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Experiment", "UserError", "evaluate", "evaluate_images", "generate", "resume", "run"]
+__all__ = [
+    "Experiment",
+    "UserError",
+    "compare",
+    "evaluate",
+    "evaluate_images",
+    "generate",
+    "resume",
+    "run",
+]
 
 if TYPE_CHECKING:
+    from fedgan.comparison import compare
     from fedgan.errors import UserError
     from fedgan.experiment import evaluate, evaluate_images, generate, resume, run
     from fedgan.settings import Experiment
@@ -19,6 +29,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Experiment": "fedgan.settings",
     "UserError": "fedgan.errors",
+    "compare": "fedgan.comparison",
     "evaluate": "fedgan.experiment",
     "evaluate_images": "fedgan.experiment",
     "generate": "fedgan.experiment",

@@ -22,7 +22,7 @@ from fedgan.data.given import load_given
 from fedgan.tracking.records import read_table
 
 COMMANDS = [[], ["train"], ["resume"], ["evaluate"], ["components"], ["slurm"], ["data"]]
-COMMANDS += [["detect"], ["generate"]]
+COMMANDS += [["detect"], ["generate"], ["grid"]]
 COMMANDS += [["data", verb] for verb in ("list", "show", "fetch")]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from fedgan import __version__
-from fedgan.cli import about, measures, runs
+from fedgan.cli import about, compare, grids, measures, report, runs, workspaces
 from fedgan.errors import Interrupted, RunError, SharedError, UserError, client_of
 from fedgan.launcher import is_main_process, is_one_of_many, must_tell, who
 
@@ -83,6 +83,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fedgan {__version__}")
     parser.set_defaults(takes_overrides=False)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for group in (runs, measures, about):
+    for group in (runs, grids, measures, compare, report, workspaces, about):
         group.add(commands)
     return parser

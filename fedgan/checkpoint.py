@@ -121,9 +121,7 @@ class Checkpoints:
             damaged.append(line)
         if damaged:
             raise UserError("; ".join(damaged))
-        raise UserError(
-            f"{self.folder}: no checkpoint yet; start again with `fedgan train ... --overwrite`"
-        )
+        raise UserError(f"{self.folder}: no checkpoint yet")
 
     def find(self, name: str | Path | None) -> tuple[Path, list[str]]:
         """A checkpoint by its path, its folder's name, `best` or `newest`, which None stands for.

@@ -16,6 +16,7 @@ from fedgan.generated import FromGenerator, Latents
 from fedgan.metrics._shared import digest
 from fedgan.metrics.fidelity import distance_name
 from fedgan.metrics.measure import Findings, Generated, Labelled, Measure, Scene, Tick, ignore
+from fedgan.metrics.real import DRAWN
 from fedgan.models.base import Generator
 
 T = TypeVar("T")
@@ -52,6 +53,14 @@ class Evaluation:
         self.names[measure], self.shown[measure] = list(found.figures), list(found.pictures)
         if found.details:
             self.details[measure] = found.details
+
+
+Keep = Callable[[Evaluation], None]
+"""Given what has been found so far, after each measure, on every rank."""
+
+
+def forget(found: Evaluation) -> None:
+    """Keeps nothing before the end."""
 
 
 class JobFailedError(Exception):
@@ -152,6 +161,7 @@ class Examiner:
             "samples": self.scene.samples,
             "batch_size": self.scene.batch_size,
             "seed": self.scene.seed,
+            "halves": DRAWN,
             "real": self._real(),
             "measures": [measure.name for measure in self.measures],
         }
@@ -167,20 +177,22 @@ class Examiner:
             scene.known["digest"] = digest(*parts)
         return str(scene.known["digest"])
 
-    def measure(self, generator: Generator, tick: Tick = ignore) -> Evaluation:
+    def measure(self, generator: Generator, tick: Tick = ignore, keep: Keep = forget) -> Evaluation:
         """Every figure of a generator's images. Every rank takes part."""
         with self.crew.heard_by(tick):
             if not any(measure.needs_generated for measure in self.measures):
-                return self.about(None)
-            return self.about(FromGenerator(self.scene, generator, self.latents))
+                return self.about(None, keep)
+            return self.about(FromGenerator(self.scene, generator, self.latents), keep)
 
-    def about(self, generated: Generated | None) -> Evaluation:
-        """Every figure of any images. A measure that fails is told, and costs no other its own."""
+    def about(self, generated: Generated | None, keep: Keep = forget) -> Evaluation:
+        """Every figure of any images. A measure that fails is told, and costs no other its own.
+        `keep` is given what there is after each measure."""
         found = Evaluation()
         for measure in self.measures:
             line = self._take(measure, generated, found)
             if line is not None:
                 found.failed[measure.name] = line
+            keep(found)
         return found
 
     def _take(self, measure: Measure, generated: Generated | None, found: Evaluation) -> str | None:
@@ -207,7 +219,9 @@ class Examiner:
         ]
 
     def told(self, evaluation: Evaluation) -> dict[str, Any]:
-        """What evaluation.json says of it."""
+        """What evaluation.json says of it, and of no measure that was not taken yet."""
+        taken = evaluation.names.keys() | evaluation.failed.keys()
+        measures = [measure.name for measure in self.measures if measure.name in taken]
         return {
             "figures": evaluation.figures,
             "names": evaluation.names,
@@ -215,7 +229,7 @@ class Examiner:
             "failed": evaluation.failed,
             "pictures": evaluation.shown,
             "notes": self.notes(),
-            "final": self.settings(),
+            "final": {**self.settings(), "measures": measures},
         }
 
 

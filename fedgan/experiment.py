@@ -22,9 +22,11 @@ from fedgan.metrics.measure import Tick, ignore
 from fedgan.plan import class_paths, make_plan
 from fedgan.rundir import (
     CHECKPOINTS,
+    CONFIG,
     UNLESS_BEGUN,
     check_run_dir,
     check_same_run,
+    is_held,
     read_settings,
 )
 from fedgan.settings import Experiment
@@ -251,10 +253,27 @@ def _checkpoint(run_dir: Path, name: str | Path | None) -> Path | None:
     """The checkpoint to begin with, chosen by rank 0 alone."""
     if not is_main_process():
         return None
-    path, damaged = Checkpoints(run_dir / CHECKPOINTS, 1).find(name)
+    there = Checkpoints(run_dir / CHECKPOINTS, 1)
+    if name in (None, "newest", "best") and not there.all():
+        raise UserError(f"{run_dir}: no checkpoint yet, so there is no generator; {_how(run_dir)}")
+    path, damaged = there.find(name)
     for line in damaged:
         log.warning("%s; going back to %s", line, path.name)
     return path
+
+
+def _how(run_dir: Path) -> str:
+    """How a run without a checkpoint comes by one."""
+    every = read_settings(run_dir, []).checkpoint.every
+    when = f"every {every} rounds" if every > 1 else "after each round"
+    if every == 0:
+        when = "at the end, and after the best looks only (checkpoint.every is 0)"
+    if is_held(run_dir):
+        return f"it is being trained, and is saved {when}"
+    return (
+        f"`fedgan train {run_dir / CONFIG} --run_dir={run_dir} --resume` trains it from the start, "
+        f"and saves it {when}"
+    )
 
 
 def _settings(experiment: Experiment | Mapping[str, Any] | str | Path) -> Experiment:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from fedgan.evaluation import Evaluation, Examiner
 from fedgan.generated import generate
 from fedgan.server import Server
 from fedgan.settings import Experiment
+from fedgan.signals import stop_name
 from fedgan.tracking.base import Observer, RoundRecord
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class Federation:
         fair_weights = dict(zip(usable.clients, usable.weights.tolist(), strict=True))
         del training, usable  # its updates need no room while images are generated
 
-        samples, figures = self.look(round)
+        samples, found = self.look(round)
         return RoundRecord(
             round=round,
             reports=reports,
@@ -115,18 +115,20 @@ class Federation:
             attackers=self.pool.schedule.attackers(sampled, round),
             fair_weights=fair_weights,
             critic_bias=critic_bias,
-            figures=figures,
+            figures=found.figures,
             seconds=time.perf_counter() - started,
             training_seconds=training_seconds,
             images_per_second=images_per_second,
             samples=samples,
+            evaluation={} if samples is None else self.told(found, self.watch),
+            pictures=found.pictures,
         )
 
-    def look(self, round: int) -> tuple[Tensor | None, dict[str, float]]:
-        """Samples and figures in every k-th and the last round, nothing in the others."""
+    def look(self, round: int) -> tuple[Tensor | None, Evaluation]:
+        """Samples and findings in every k-th and the last round, nothing in the others."""
         if not self._is_due(self.settings.evaluate.every, round):
-            return None, {}
-        return self.draw_samples(), self.measure(self.watch).figures
+            return None, Evaluation()
+        return self.draw_samples(), self.measure(self.watch)
 
     def look_closely(self) -> None:
         """All that is measured at the end, after the rounds of `evaluate.rounds`, if it has not
@@ -154,10 +156,10 @@ class Federation:
 
         return examiner.measure(self.server.averaged_generator(), tick)
 
-    def told(self, evaluation: Evaluation) -> dict[str, Any]:
-        """What evaluation.json says of a full look."""
+    def told(self, evaluation: Evaluation, examiner: Examiner | None = None) -> dict[str, Any]:
+        """What evaluation.json says of a look, which is a full one unless `examiner` took it."""
         sha256 = self.server.generator_sha256()
-        return {**self.final.told(evaluation), "generator_sha256": sha256}
+        return {**(examiner or self.final).told(evaluation), "generator_sha256": sha256}
 
     def draw_samples(self) -> Tensor:
         """A picture of the averaged generator, uint8 [rows, columns, C, H, W] on the CPU."""
@@ -174,8 +176,7 @@ class Federation:
             self.save()
         if isinstance(stop, TooFewUpdates):  # the same seeds draw the same failures again
             return UserError(f"{stop}; all finished rounds are saved")
-        name = "Ctrl-C" if stop.signum == signal.SIGINT else signal.Signals(stop.signum).name
-        line = self._with_hint(f"stopped by {name} in round {self.done + 1}")
+        line = self._with_hint(f"stopped by {stop_name(stop.signum)} in round {self.done + 1}")
         return Interrupted(stop.signum, line)
 
     def _is_saved(self) -> bool:

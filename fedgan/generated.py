@@ -10,10 +10,11 @@ from torch import Tensor
 
 from fedgan.errors import UserError
 from fedgan.images import to_uint8
+from fedgan.metrics._strata import stratified
 from fedgan.metrics.base import Encoded, Encoder
 from fedgan.metrics.measure import Generated, Scene
 from fedgan.models.base import Generator
-from fedgan.seeding import torch_generator
+from fedgan.seeding import derive, torch_generator
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,12 @@ class Latents:
 
     @classmethod
     def draw(cls, n: int, dim: int, labels: Tensor, seed: int, device: torch.device) -> Latents:
-        """n latents, with labels drawn from those of the training images, so that generated and
-        real images have the same mix of classes."""
+        """n latents, with labels drawn from those of the training images as the halves of real
+        images are, so that generated and real images have the same mix of classes."""
         rng = torch_generator(seed, "evaluation latents")
         latents = torch.randn((n, dim), generator=rng)
-        chosen = torch.randint(len(labels), (n,), generator=rng)
+        order, _ = stratified(labels, derive(seed, "evaluation labels"))
+        chosen = order.repeat(-(-n // len(order)))[:n]
         return cls(latents.to(device), labels[chosen.to(labels.device)].to(device))
 
     def batches(self, size: int) -> list[tuple[Tensor, Tensor]]:

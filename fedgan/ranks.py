@@ -16,10 +16,11 @@ from fedgan.cache import write_json
 from fedgan.checkpoint import load_server
 from fedgan.cluster import Cluster
 from fedgan.errors import UserError
-from fedgan.evaluation import Evaluation, Examiner
+from fedgan.evaluation import Examiner
 from fedgan.federation import Federation
 from fedgan.generated import Given, Latents
 from fedgan.generated import generate as draw
+from fedgan.keeping import Kept
 from fedgan.metrics._shared import digest
 from fedgan.metrics.measure import Tick, ignore
 from fedgan.plan import Plan
@@ -123,26 +124,30 @@ def _train(
 def examine(
     cluster: Cluster, tick: Tick, prepare: Callable[[], Prepared], prepared: Prepared | None
 ) -> dict[str, Any]:
-    """What is measured at the end, of a checkpoint's generator; rank 0 writes evaluation.json.
+    """What is measured at the end, of a checkpoint's generator; rank 0 writes evaluation.json,
+    after each measure.
 
     Figures that are there already, of the same generator and settings, are kept beside the new.
+    Raises `Interrupted` after a stop signal.
     """
     plan, path, _ = prepared or prepare()
     server, state = _saved(cluster, plan, path)
     heard = tick if cluster.is_main else ignore
-    final = examiner(cluster, plan, plan.final, until=state["round"], tick=heard)
-    evaluation = final.measure(server.averaged_generator(), heard)
-    told = {
-        "round": state["round"],
-        "checkpoint": state["checkpoint"],
-        **final.told(evaluation),
-        "generator_sha256": server.generator_sha256(),
-    }
-    kept = _kept(cluster, plan.run_dir / EVALUATION, told, evaluation)
+    kept = Kept(cluster, plan.run_dir / EVALUATION, plan.final)
+    with kept.until_stopped():
+        final = examiner(cluster, plan, plan.final, until=state["round"], tick=heard)
+        kept.begin(
+            final,
+            round=state["round"],
+            checkpoint=state["checkpoint"],
+            generator_sha256=server.generator_sha256(),
+        )
+        evaluation = final.measure(server.averaged_generator(), heard, kept)
     if cluster.is_main:
         told_of = (plan.settings, plan.run_dir, place(plan.settings))
-        tell_of_evaluation(*told_of, told, evaluation.pictures)
-    return kept
+        tell_of_evaluation(*told_of, kept.told, evaluation.pictures)
+    cluster.barrier()
+    return kept.told
 
 
 def generate(
@@ -208,23 +213,15 @@ def examine_images(
     it to `path`."""
     plan, images, labels = prepared or prepare()
     heard = tick if cluster.is_main else ignore
-    final = examiner(cluster, plan, plan.final, most=len(images), tick=heard)
-    given = Given(final.scene, images, labels, plan.dataset.classes)
-    with final.crew.heard_by(heard):
-        evaluation = final.about(given)
     own = [images] if labels is None else [images, labels]
-    told = {**about, "images_digest": digest(*own), **final.told(evaluation)}
-    return _kept(cluster, path, told, evaluation)
-
-
-def _kept(
-    cluster: Cluster, path: Path, told: dict[str, Any], evaluation: Evaluation
-) -> dict[str, Any]:
-    """Writes it on rank 0 beside what is there of the same images, and returns the new part."""
-    if cluster.is_main:
-        write_evaluation(path, told, evaluation.pictures)
+    kept = Kept(cluster, path, plan.final)
+    with kept.until_stopped():
+        final = examiner(cluster, plan, plan.final, most=len(images), tick=heard)
+        kept.begin(final, **about, images_digest=digest(*own))
+        with final.crew.heard_by(heard):
+            final.about(Given(final.scene, images, labels, plan.dataset.classes), kept)
     cluster.barrier()
-    return told
+    return kept.told
 
 
 def closely_looked_at(plan: Plan) -> frozenset[int]:

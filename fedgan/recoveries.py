@@ -128,7 +128,9 @@ def _how(told: dict[str, Any]) -> dict[str, Any]:
     # a defence may switch on a penalty of the loss, which is then a part of it
     flat = {key: value for key, value in flat.items() if key != "loss.init_args"}
     names = ", ".join(one["name"] for one in told["final"]["encoders"])
-    return {**flat, "round": told["round"], "images": told["final"]["samples"], "encoders": names}
+    final = told["final"]
+    seen = {"images": final["samples"], "encoders": names, "halves": final.get("halves")}
+    return {**flat, "round": told["round"], **seen}
 
 
 def _fingerprints(told: dict[str, Any]) -> dict[str, Any]:

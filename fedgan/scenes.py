@@ -96,7 +96,7 @@ def scene(
     samples = look.samples if most is None else min(look.samples, most)
     real = {
         encoder.fingerprint: RealImages(
-            encoder, dataset.train.images, samples, settings.seed, batch, device
+            encoder, *labelled(dataset.train), samples, settings.seed, batch, device
         )
         for encoder in look.encoders
     }

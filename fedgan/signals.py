@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from fedgan.errors import Interrupted
+
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C; a preemption; SLURM's word that the time limit is near."""
 SAME_PRESS = 1.0
@@ -44,6 +46,34 @@ def stops_noted(heard: Callable[[int], None]) -> Iterator[None]:
         os.close(mouth)  # ends the listener
         listener.join()
         os.close(ear)
+
+
+@contextmanager
+def stops_raised() -> Iterator[None]:
+    """Within, a stop signal raises `Interrupted` in the main thread, as soon as Python is at work
+    there: for work that can be left at any point. Outside the main thread it does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: Any) -> None:
+        raise Interrupted(number, f"stopped by {stop_name(number)}")
+
+    before = {number: signal.signal(number, leave) for number in STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stop_name(number: int) -> str:
+    """What a user calls a stop signal.
+
+    >>> stop_name(signal.SIGINT), stop_name(signal.SIGTERM)
+    ('Ctrl-C', 'SIGTERM')
+    """
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
 def _nothing(number: int, frame: Any) -> None:

@@ -22,7 +22,7 @@ LAYERS = [  # from the top; a module imports from its own row or from those belo
     ["ranks"],
     ["runs"],
     ["rundir", "slurm", "detect"],
-    ["scenes"],
+    ["scenes", "keeping"],
     ["summary", "assembly"],
     ["plan"],
     ["choices"],

@@ -14,6 +14,7 @@ import yaml
 
 from fedgan.cli import main
 from fedgan.experiment import run
+from fedgan.rundir import held
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = [  # what is wrong, what the line must say
@@ -419,6 +420,30 @@ def test_the_newest_corrupted_goes_back_to_the_one_before(finished, capsys, tmp_
     assert "round_0002: damaged" in said.err
     assert "going back to round_0001" in said.err
     assert newest.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("words", [["resume"], ["evaluate"], ["generate", "--samples=4"]])
+@pytest.mark.parametrize("every", [0, 1])
+def test_a_run_without_a_checkpoint(finished, capsys, tmp_path, words, every):
+    """What the line says to type makes one."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "checkpoints").mkdir()
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(
+        text.replace("checkpoint: {every: 1", f"checkpoint: {{every: {every}")
+    )
+    out = ["--out", str(tmp_path / "x.npz")] if words[0] == "generate" else []
+    command = [words[0], str(folder), *words[1:], *out]
+    typed = f"fedgan train {folder}/config.yaml --run_dir={folder} --resume"
+    when = "at the end" if every == 0 else "after each round"
+    refused(capsys, f"no checkpoint yet, so there is no generator; `{typed}` .* {when}", *command)
+    with held(folder):
+        refused(capsys, f"it is being trained, and is saved {when}", *command)
+    if words[0] == "generate":
+        assert main(typed.split()[1:]) == 0
+        assert main(command) == 0
 
 
 def test_evaluate_of_a_checkpoint_that_is_not_there(finished, capsys):

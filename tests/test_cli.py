@@ -204,10 +204,34 @@ def test_a_resume_drops_full_looks_of_rounds_that_are_played_again(trained, tmp_
             folder / "evaluations" / f"round_{number:04}.json",
         )
     fedgan.resume(folder, checkpoint=folder / "checkpoints" / "round_0001")
-    assert [path.name for path in (folder / "evaluations").iterdir()] == ["round_0001.json"]
+    looks = ["round_0001.json", "watch_0002.json"]
+    assert sorted(path.name for path in (folder / "evaluations").iterdir()) == looks
     (folder / "evaluations" / "round_0001.json").unlink()  # a stop came in the middle of the look
     fedgan.resume(folder, checkpoint=folder / "checkpoints" / "round_0001")
-    assert [path.name for path in (folder / "evaluations").iterdir()] == ["round_0001.json"]
+    assert sorted(path.name for path in (folder / "evaluations").iterdir()) == looks
+
+
+def test_a_look_on_the_way_has_its_file_and_pictures(tiny, tmp_path):
+    """In the form of a full look; the figures are metrics.csv's. A resume drops later ones."""
+    folder = tmp_path / "run"
+    changes = {"evaluate.every": 1, "evaluate.watch_measures": ["fidelity", "memory"]}
+    fedgan.run(tiny({"run_dir": str(folder), **changes}))
+    rows = read_table(folder / "metrics.csv")
+    assert len(rows) == 2
+    for row in rows:
+        path = folder / "evaluations" / f"watch_{int(row['round']):04}.json"
+        found = json.loads(path.read_text())
+        assert found["round"] == int(row["round"])
+        for name, value in found["figures"].items():
+            assert float(row[name]) == pytest.approx(value)
+        assert {"fidelity", "memory"} == set(found["details"]) == set(found["final"]["measures"])
+        (picture,) = found["pictures"]["memory"]
+        assert (path.parent / picture).is_file()
+    (folder / "evaluations" / "watch_0002.json").write_text("{}")
+    fedgan.resume(folder, checkpoint=folder / "checkpoints" / "round_0001")
+    again = json.loads((folder / "evaluations" / "watch_0002.json").read_text())
+    assert again["figures"] == found["figures"]
+    assert len([*(folder / "evaluations").glob("watch_*.json")]) == 2
 
 
 @pytest.mark.parametrize(

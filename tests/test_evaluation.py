@@ -8,7 +8,7 @@ import torch
 from fedgan import assembly, config, evaluation, scenes
 from fedgan.errors import UserError
 from fedgan.evaluation import Crew, JobFailedError
-from fedgan.generated import FromGenerator, Given
+from fedgan.generated import FromGenerator, Given, Latents
 from fedgan.metrics import presence
 from fedgan.metrics.base import Encoder
 from fedgan.metrics.measure import Findings, Measure
@@ -301,8 +301,17 @@ def test_settings_hold_what_the_figures_depend_on(look):
     assert encoder.keys() == {"name", "fingerprint", "seed", "steps", "train_accuracy"}
     measures = one.pop("measures")
     assert len(one.pop("real")) == 20
+    assert one.pop("halves") == "stratified by class"
     assert one == {"samples": 10, "batch_size": 3, "seed": 1}
     assert {"fidelity", "presence"} <= set(measures)
+
+
+def test_the_generated_images_have_the_real_ones_mix():
+    """As exactly as the halves do, so that the floor is what a perfect generator would get."""
+    labels = (torch.arange(300) % 3 == 0).long()
+    for seed in range(20):
+        drawn = Latents.draw(100, 4, labels, seed, torch.device("cpu")).labels
+        assert abs(int(drawn.sum()) - 33) <= 1
 
 
 def test_the_trigger_stamps_the_same_images_alike(look):

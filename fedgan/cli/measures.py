@@ -9,11 +9,12 @@ from typing import Any
 from fedgan.errors import UserError
 
 EVALUATE = """\
-Measures the generator of a run and writes RUN_DIR/evaluation.json; figures of the same generator
-that are there already stay beside the new. With --images, images that somebody else has made:
-class folders, a folder of images, or a .npz file with `images` and perhaps `labels`. With --clean
-and --attacked, also how much of the harm a defence has taken back (--only=recovery: that alone, of
-what evaluation.json holds already); runs of several seeds give an interval.
+Measures the generator of a run and writes RUN_DIR/evaluation.json, measure by measure, so that
+Ctrl-C loses the one at hand only; figures of the same generator that are there already stay beside
+the new. With --images, images that somebody else has made: class folders, a folder of images, or a
+.npz file with `images` and perhaps `labels`. With --clean and --attacked, also how much of the harm
+a defence has taken back (--only=recovery: that alone, of what evaluation.json holds already); runs
+of several seeds give an interval.
 """
 DETECT = """\
 Replays FedDetect, as published, on the losses that any federation has written down, and tells per
@@ -83,7 +84,10 @@ def add(commands: Any) -> None:
     )
     generate.add_argument("--checkpoint", help="newest (the default), best, or a folder")
     generate.set_defaults(action=_generate)
+    _add_detect(commands)
 
+
+def _add_detect(commands: Any) -> None:
     detect = commands.add_parser(
         "detect",
         help="who is odd in a table of losses, from any federation",

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from fedgan.errors import UserError
+from fedgan.metrics._strata import stratified
 from fedgan.metrics.measure import Generated, Labelled, Scene
-from fedgan.seeding import derive, torch_generator
+from fedgan.seeding import derive
 
 
 @dataclass(frozen=True)
@@ -58,37 +59,6 @@ class Arm:
             torch.cat([real, drawn.to(real.device)]) for real, drawn in zip(*parts, strict=True)
         )
         return [Labelled(images, labels)]
-
-
-def stratified(labels: Tensor, seed: int) -> tuple[Tensor, int]:
-    """An order of N images whose every beginning has the classes' mix, and its shortest use.
-
-    `labels` is int64 [N] or float [N, K]. Beginnings of at least the second value, n, hold an image
-    of every class (label) that there is; beyond, classes keep their proportions to an image or two
-    (multi-label: as chance has it). Larger beginnings contain the smaller ones.
-
-    >>> order, least = stratified(torch.tensor([0] * 90 + [1] * 10), seed=1)
-    >>> least, [int((order[:n] >= 90).sum()) for n in (2, 20, 100)]
-    (2, [1, 2, 10])
-    """
-    labels = labels.cpu()
-    shuffled = torch.randperm(len(labels), generator=torch_generator(seed, "utility", "subset"))
-    # where each image stands in the queue of its class, in [0, 1]; the first of each comes first
-    place = (torch.arange(len(labels)) + 0.5) / max(1, len(labels))
-    sorted_labels = labels[shuffled]
-    first: set[int] = set()
-    if labels.ndim == 2:
-        for label in sorted_labels.sum(0).argsort(stable=True).tolist():  # the rarest first
-            held = sorted_labels[:, label].nonzero()[:, 0].tolist()
-            if held and not first.intersection(held):
-                first.add(held[0])
-    else:
-        for label in labels.unique().tolist():
-            held = (sorted_labels == label).nonzero()[:, 0]
-            place[held] = (torch.arange(len(held)) + 0.5) / len(held)
-            first.add(int(held[0]))
-    place[sorted(first)] = -1.0
-    return shuffled[place.argsort(stable=True)], len(first)
 
 
 def percent(share: float) -> str:

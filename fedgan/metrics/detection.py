@@ -103,20 +103,7 @@ def detection(rows: Iterable[Row], *, by_round: bool = False) -> dict[str, Any]:
     turns.sort(key=lambda turn: (turn.round, turn.client))
     rounds = [list(group) for _, group in groupby(turns, key=lambda turn: turn.round)]
     bad, good = _split(turns)
-    each = [area for area in (_auroc(*_split(some)) for some in rounds) if area is not None]
-    auroc = _auroc(bad, good)
-    found = {
-        **_counts(bad, good),
-        "auroc": auroc,
-        "auroc_by_round": _mean(each),
-        "auroc_rounds": len(each),
-        "unscored": sum(turn.score is None for turn in turns),
-        "words": _words(bad, good, auroc),
-        "benign_weight_lost": _mean_loss(good),
-        "malicious_weight_lost": _mean_loss(bad),
-        "benign_worst": _worst(good),
-        "attackers": [_attacker(client, own) for client, own in _by_client(bad).items()],
-    }
+    found = {**_counts(bad, good), **_scores(turns, rounds), **_weights(bad, good)}
     if by_round:
         found["rounds"] = [
             {"round": some[0].round, **_counts(*_split(some)), "auroc": _auroc(*_split(some))}
@@ -222,6 +209,30 @@ def _words(bad: Sequence[_Turn], good: Sequence[_Turn], auroc: float | None) -> 
     if auroc is None:
         return "the rule gives no scores that could be compared"
     return "the higher the score, the more suspect; an AUROC of 0.5 is chance"
+
+
+def _scores(turns: Sequence[_Turn], rounds: Sequence[list[_Turn]]) -> dict[str, Any]:
+    """How well the scores tell either side apart, over all turns and within rounds."""
+    bad, good = _split(turns)
+    auroc = _auroc(bad, good)
+    each = [area for area in (_auroc(*_split(some)) for some in rounds) if area is not None]
+    return {
+        "auroc": auroc,
+        "auroc_by_round": _mean(each),
+        "auroc_rounds": len(each),
+        "unscored": sum(turn.score is None for turn in turns),
+        "words": _words(bad, good, auroc),
+    }
+
+
+def _weights(bad: Sequence[_Turn], good: Sequence[_Turn]) -> dict[str, Any]:
+    """What flags have cost either side, and since when each attacker has no say."""
+    return {
+        "benign_weight_lost": _mean_loss(good),
+        "malicious_weight_lost": _mean_loss(bad),
+        "benign_worst": _worst(good),
+        "attackers": [_attacker(client, own) for client, own in _by_client(bad).items()],
+    }
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

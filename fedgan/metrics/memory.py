@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedgan.errors import UserError
+from fedgan.metrics._pairs import Pairs, picture
 from fedgan.metrics.base import Encoder
 from fedgan.metrics.copying import Cells, cell_centres, data_copying, mann_whitney, near_interval
 from fedgan.metrics.fidelity import settings
@@ -23,8 +24,6 @@ FEWEST = 100
 """Test images, at least, for a threshold: of fewer none is at their first percentile."""
 PAIRS = 8
 """Pairs in the picture."""
-GAP = 2
-"""White pixels between them."""
 NOTE = (
     "A screen, not a privacy guarantee: it sees copies that this encoder takes for near ones, "
     "among the images that were drawn. It does not bound what an attacker could learn of a "
@@ -62,7 +61,8 @@ class Memory(Measure):
     probability `auc` that a generated image lies farther off than a test image (a half), its 95 %
     interval (DeLong) and the one-sided p-value; the cells, with the p-value of z; and a note on
     what this can and cannot say. Pictures: `memory_x`, the eight generated images that are nearest
-    to a training image, and below each that image.
+    to a training image, below each that image, their distance, and whether it is within the
+    threshold.
 
     The test is of the drawn images given the training images: there the d are independent.
 
@@ -118,7 +118,9 @@ class Memory(Measure):
             findings.details[encoder.name] = known.details(found)
             if known.rank == 0 and i == 0:
                 findings.details["notes"].append(known.why_not())
-            findings.pictures[name] = self._picture(scene, generated.images, found.train)
+            findings.pictures[name] = picture(
+                self._pairs(scene, generated.images, encoder.name, found.train)
+            )
         scene.progress("memory", len(scene.encoders), len(scene.encoders))
         return findings
 
@@ -141,21 +143,19 @@ class Memory(Measure):
             val = _search(scene, scene.encode(encoder, scene.val.images)[0], sides)
         return Known(sides, _search(scene, test, sides), val)
 
-    def _picture(self, scene: Scene, images: Tensor, found: Nearest) -> Tensor:
-        """uint8 [C, 2H + GAP, ...]: the nearest generated images above, their neighbours below."""
+    def _pairs(self, scene: Scene, images: Tensor, encoder: str, found: Nearest) -> Pairs:
+        """The generated images that lie nearest to a training image, and that image."""
         chosen = torch.argsort(found.squared, stable=True)[:PAIRS]
         rows = self._rows[found.which[chosen]]
-        above = images[chosen.to(images.device)].cpu()
-        below = scene.train.images[rows.to(scene.train.images.device)].cpu()
-        columns = [
-            torch.nn.functional.pad(
-                torch.cat([torch.nn.functional.pad(a, (0, 0, 0, GAP), value=255), b], 1),
-                (0, GAP),
-                value=255,
-            )
-            for a, b in zip(above, below, strict=True)
-        ]
-        return torch.cat(columns, 2)[..., :-GAP]
+        threshold = self._known[encoder].threshold
+        return Pairs(
+            above=images[chosen.to(images.device)].cpu(),
+            below=scene.train.images[rows.to(scene.train.images.device)].cpu(),
+            distances=found.squared[chosen].sqrt().tolist(),
+            threshold=None if threshold is None else (SLACK * threshold) ** 0.5,
+            images=len(images),
+            encoder=encoder,
+        )
 
 
 class Sides(NamedTuple):

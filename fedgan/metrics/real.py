@@ -10,26 +10,35 @@ from torch import Tensor
 
 from fedgan.cache import cache_dir, write_atomically
 from fedgan.metrics._shared import digest
+from fedgan.metrics._strata import stratified
 from fedgan.metrics.base import Encoded, Encoder
-from fedgan.seeding import torch_generator
+from fedgan.seeding import derive
+
+DRAWN = "stratified by class"
+"""How the halves are drawn, for whoever reads a figure."""
 
 
-def halves(images: int, samples: int, seed: int) -> Tensor:
-    """Which of so many real images are in the halves, int64 [2 samples]: half A first, then B.
+def halves(labels: Tensor, samples: int, seed: int, pair: int = 0) -> Tensor:
+    """Which of real images with these labels are in the halves, int64 [2 samples]: half A first,
+    then B. Both have the classes' mix, to an image or two; another `pair` has other halves.
 
-    >>> sorted(halves(images=4, samples=2, seed=0).tolist())
-    [0, 1, 2, 3]
+    >>> labels = torch.tensor([0, 1, 0, 1])
+    >>> chosen = halves(labels, samples=2, seed=0)
+    >>> sorted(chosen.tolist()), sorted(labels[chosen[:2]].tolist())
+    ([0, 1, 2, 3], [0, 1])
     """
-    order = torch.randperm(images, generator=torch_generator(seed, "fidelity", "halves"))
+    order, _ = stratified(labels, derive(seed, "fidelity", "halves", pair))
     return order[: 2 * samples]
 
 
 class RealImages:
-    """Two disjoint halves of n real images each, drawn by `seed`, as one encoder is shown them.
+    """Two disjoint halves of n real images each, as one encoder is shown them; drawn by `seed`,
+    with the classes' mix.
 
-    `images` is uint8 [N, C, H, W], N >= 8, wherever it rests; `batches` are taken from it one by
-    one, so that no more than a batch need ever be on `device`. Features are cached under a hash of
-    the chosen images, the encoder's fingerprint, the batch size and the kind of device.
+    `images` is uint8 [N, C, H, W], N >= 8, wherever it rests, with their `labels`; batches
+    are taken from it one by one, so that no more than a batch need ever be on `device`. Features
+    are cached under a hash of the chosen images, the encoder's fingerprint, the batch size and the
+    kind of device.
 
     Raises `ValueError` for fewer than 8 real images or fewer than 4 samples.
     """
@@ -42,6 +51,7 @@ class RealImages:
         self,
         encoder: Encoder,
         images: Tensor,
+        labels: Tensor,
         samples: int,
         seed: int,
         batch_size: int = 50,
@@ -58,7 +68,7 @@ class RealImages:
         self.batch_size = batch_size
         self.device = torch.device(device)
         self._images = images
-        self._chosen = halves(len(images), self.samples, seed).split(batch_size)
+        self._chosen = halves(labels, self.samples, seed).split(batch_size)
 
     def __len__(self) -> int:
         """Number of batches; the first n images are half A, the others half B."""

@@ -85,19 +85,9 @@ def recovery(
         raise ValueError(f"level is {level}; it must be in (0, 1)")
     paired = set(clean) == set(attacked) == set(defended)
     means = _paired(*arms) if paired else _independent(*arms)
-    harm_low, harm_high = means.harm_interval(level)
     shared = sorted(set(clean) & set(attacked) & set(defended))
-    value, low, high = means.fieller(level)
-    found = Recovery(
-        value=value,
-        low=low,
-        high=high,
-        harm=means.harm,
-        harm_low=harm_low,
-        harm_high=harm_high,
-        by_seed={seed: _ratio(clean[seed], attacked[seed], defended[seed]) for seed in shared},
-        paired=paired,
-    )
+    by_seed = {seed: _ratio(clean[seed], attacked[seed], defended[seed]) for seed in shared}
+    found = replace(means.recovery(level), by_seed=by_seed, paired=paired)
     runs = _runs([len(arm) for arm in arms], paired)
     return replace(found, verdict=_verdict(found, runs, level, lost))
 
@@ -132,6 +122,11 @@ class _Means(NamedTuple):
     covariance: float
     freedom: float
     freedom_harm: float
+
+    def recovery(self, level: float) -> Recovery:
+        """The ratio, the harm and their intervals."""
+        value, low, high = self.fieller(level)
+        return Recovery(value, low, high, self.harm, *self.harm_interval(level))
 
     def harm_interval(self, level: float) -> tuple[float | None, float | None]:
         if math.isnan(self.var_harm):

@@ -11,6 +11,7 @@ import torch
 
 from fedgan.errors import UserError
 from fedgan.metrics import classifiers
+from fedgan.metrics._chart import chart
 from fedgan.metrics._table import Comparison, Row, Table, judged, mean_and_std
 from fedgan.metrics.arms import (
     Arm,
@@ -70,6 +71,7 @@ class Utility(Measure):
     `summary` (mean, std and values), `comparisons` (each gain with its 95 % t interval, paired by
     seed), `notes` (what the comparisons show after Holm's correction for being so many, in words),
     `settings`. With 3 seeds only gains many times their spread are shown: repeat more for others.
+    Picture: `utility`, what classifiers of each training set score, a dot a seed.
 
     Of somebody else's images there may be too few of a class for all that. Then the synthetic arms
     take those at hand, with their own labels, and the rebalancing ones are left out; without labels
@@ -187,7 +189,9 @@ class Utility(Measure):
             "summary": table.summary(),
             "rows": table.rows,
         }
-        return Findings(figures, details)
+        chance = 0.5 if scene.multi_label else 1 / len(scene.classes)
+        shown = chart(table, len(scene.test.labels), chance, self.seeds)
+        return Findings(figures, details, {"utility": shown})
 
     def _imbalance(self, scene: Scene) -> tuple[Imbalance | None, str]:
         """What there is to balance, or why there is nothing."""

@@ -57,6 +57,10 @@ class RoundRecord:
     of real images; of those that could be asked."""
     samples: Tensor | None = None
     """Generated images uint8 [rows, columns, C, H, W], a class a row, if it was looked at."""
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    """All that the look has found, as evaluation.json would hold it; empty if there was none."""
+    pictures: dict[str, Tensor] = field(default_factory=dict)
+    """The look's, uint8 [C, H, W] by name."""
 
     def scalars(self) -> dict[str, float]:
         """The round's row of metrics.csv."""

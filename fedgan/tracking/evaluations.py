@@ -1,4 +1,4 @@
-"""What full looks at the generator have found, as files: figures and details, and pictures."""
+"""What looks at the generator have found, as files: figures and details, and pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedgan.cache import write_atomically, write_json
-from fedgan.tracking.base import Observer, RunInfo
+from fedgan.tracking.base import Observer, RoundRecord, RunInfo
 from fedgan.tracking.records import Table, round_first
 
 EVALUATION = "evaluation.json"
@@ -22,17 +22,25 @@ TABLE = "evaluations.csv"
 
 class Evaluations(Observer):
     """Writes evaluations/round_0010.json, and pictures beside it, for each look of
-    `evaluate.rounds`, and the figures of all of them to evaluations.csv; after a resume it first
+    `evaluate.rounds`, and the figures of all of them to evaluations.csv; and watch_0010.json, in
+    the same form, for each look on the way, whose figures metrics.csv has. After a resume it first
     drops those of the rounds that are played again."""
 
     def on_start(self, info: RunInfo) -> None:
         self._folder = info.run_dir / FOLDER
-        for path in self._folder.glob("round_*"):
-            number = path.name.removeprefix("round_")[:4]
+        for path in [*self._folder.glob("round_*"), *self._folder.glob("watch_*")]:
+            number = path.name.partition("_")[2][:4]
             if number.isdigit() and int(number) >= info.first_round:
                 path.unlink()
         self._table = Table(info.run_dir / TABLE, round_first)
         self._table.keep(lambda row: int(row["round"]) < info.first_round)
+
+    def on_round(self, record: RoundRecord) -> None:
+        if record.evaluation:
+            self._folder.mkdir(exist_ok=True)
+            path = self._folder / f"watch_{record.round:04}.json"
+            found = {"round": record.round, **record.evaluation}
+            write_evaluation(path, found, record.pictures)
 
     def on_evaluation(
         self, round: int, evaluation: dict[str, Any], pictures: dict[str, Tensor]

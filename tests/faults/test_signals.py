@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -224,3 +226,81 @@ def wait_for(condition, seconds):
     while not condition():
         assert time.monotonic() < end, f"waited for {seconds} s"
         time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, warm, write_config):
+    """A finished run of one round that has been measured."""
+    from fedgan.experiment import run
+
+    folder = tmp_path_factory.mktemp("measured") / "run"
+    run(write_config(folder, {"federation.rounds": 1, "evaluate.measures": ["fidelity"]}))
+    return folder
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize(
+    ("number", "name", "code"), [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)]
+)
+def test_a_stop_while_measuring(start, tmp_path, measured, world, number, name, code):
+    """What is finished is kept, and the line says what is not; that can be measured later."""
+    folder, hangs = tmp_path / "run", tmp_path / "hangs"
+    shutil.copytree(measured, folder)
+    before = json.loads((folder / "evaluation.json").read_text())
+
+    def hang():
+        from fedgan.metrics.memory import Memory
+
+        def sleep(*_):
+            hangs.touch()
+            while True:
+                time.sleep(0.1)
+
+        Memory.measure = sleep
+
+    words = ("evaluate", folder, "--only=coverage,memory,fidelity", f"--cluster.devices={world}")
+    child = start(*words, before=hang)
+    child.wait_for(hangs.exists)
+    time.sleep(0.3)
+    os.kill(child.pid, number)
+    assert child.end() == code, child.says()
+    (line,) = child.says().splitlines()
+    assert line == (
+        f"fedgan: stopped by {name}; {folder}/evaluation.json has what was finished: coverage; the "
+        "same command measures all anew, with --only=memory,fidelity what is missing"
+    )
+    after = json.loads((folder / "evaluation.json").read_text())
+    assert after["final"]["measures"] == ["fidelity", "coverage"]
+    assert before["figures"].items() < after["figures"].items()
+    assert [*folder.glob(".*")] == []
+    again = start("evaluate", folder, "--only=memory,fidelity")
+    assert again.end() == 0, again.says()
+    whole = json.loads((folder / "evaluation.json").read_text())
+    assert set(whole["final"]["measures"]) == {"coverage", "memory", "fidelity"}
+    assert "earlier" not in whole
+    assert after["figures"].items() < whole["figures"].items()
+
+
+def test_a_stop_before_any_measure(start, tmp_path, measured):
+    folder, hangs = tmp_path / "run", tmp_path / "hangs"
+    shutil.copytree(measured, folder)
+    before = (folder / "evaluation.json").read_bytes()
+
+    def hang():
+        from fedgan.metrics.fidelity import Fidelity
+
+        def sleep(*_):
+            hangs.touch()
+            time.sleep(600)
+
+        Fidelity.prepare = sleep
+
+    child = start("evaluate", folder, before=hang)
+    child.wait_for(hangs.exists)
+    os.kill(child.pid, signal.SIGINT)
+    assert child.end() == 130, child.says()
+    assert child.says() == (
+        "fedgan: stopped by Ctrl-C; no measure was finished, and "
+        f"{folder}/evaluation.json is as it was\n"
+    )
+    assert (folder / "evaluation.json").read_bytes() == before

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fedgan.errors import UserError
 from fedgan.metrics import utility
-from fedgan.metrics.arms import Imbalance, stratified
+from fedgan.metrics._strata import stratified
+from fedgan.metrics.arms import Imbalance
 from fedgan.metrics.measure import Findings, Generated, Labelled, Scene, Trigger
 from fedgan.metrics.utility import Utility
 

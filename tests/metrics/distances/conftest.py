@@ -121,9 +121,10 @@ def scene_of() -> Callable[..., Scene]:
         share: Callable[..., list[Any]] | None = None,
     ) -> Scene:
         n = len(train) // 2 if samples is None else samples
-        chosen = halves(len(train), n, seed)
+        real = labelled(train, labels, classes)
+        chosen = halves(real.labels, n, seed)
         return Scene(
-            train=labelled(train, labels, classes),
+            train=real,
             val=labelled(train[:0] if val is None else val, None, classes),
             test=labelled(train[:0] if test is None else test, None, classes),
             classes=tuple(f"class {i}" for i in range(classes)),

@@ -12,8 +12,9 @@ from scipy.stats import mannwhitneyu, norm
 from torch import Tensor
 
 from fedgan.errors import UserError
+from fedgan.metrics._pairs import Pairs, picture
 from fedgan.metrics.copying import cell_centres, data_copying, mann_whitney, near_interval
-from fedgan.metrics.memory import GAP, Memory
+from fedgan.metrics.memory import Memory
 
 
 def normal(n: int, shift: float = 0.0, seed: int = 0) -> Tensor:
@@ -177,17 +178,49 @@ def test_planted_copies_are_counted(scene, given, smooth) -> None:
     assert planted[1].figures["memory_pixels_ct"] < planted[0].figures["memory_pixels_ct"]
 
 
+def places(picture: Tensor, image: Tensor, zoom: int) -> list[tuple[int, int]]:
+    """Where an enlarged gray image [1, h, w] stands in a picture, as (top, left)."""
+    tile = image.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
+    height, width = tile.shape[1:]
+    found = picture[0].unfold(0, height, 1).unfold(1, width, 1)
+    corner = (found[..., 0, 0] == tile[0, 0, 0]) & (found[..., -1, -1] == tile[0, -1, -1])
+    return [
+        (top, left)
+        for top, left in corner.nonzero().tolist()
+        if (picture[:, top : top + height, left : left + width] == tile).all()
+    ]
+
+
 def test_the_picture_has_each_copy_above_its_original(scene, given, smooth) -> None:
     images = smooth(400, size=8, seed=4)
     images[[30, 7, 200]] = scene.train.images[[5, 900, 77]]
     picture = Memory().measure(scene, given(images)).pictures["memory_pixels"]
     assert picture.dtype == torch.uint8
-    assert picture.shape == (1, 8 + GAP + 8, 8 * 8 + 7 * GAP)
-    columns = picture.split(8 + GAP, 2)
-    assert (picture[:, 8 : 8 + GAP] == 255).all()
-    for column, original in zip(columns, (900, 5, 77), strict=False):
-        for half in (column[:, :8, :8], column[:, 8 + GAP :, :8]):
-            assert torch.equal(half, scene.train.images[original])
+    assert len(picture) == 3
+    lefts = []
+    for original in (900, 5, 77):
+        above, below = places(picture, scene.train.images[original], 12)
+        assert above[1] == below[1]
+        assert below[0] - above[0] == 96 + 8
+        lefts.append(above[1])
+        # under both stands a red distance, as a copy is near
+        under = picture[:, below[0] + 100 :, above[1] : above[1] + 96].int()
+        assert (under[0] - under[1]).max() > 100
+    assert lefts == sorted(lefts)
+
+
+@pytest.mark.parametrize("threshold", [None, 2.0])
+@pytest.mark.parametrize(("n", "size", "channels"), [(8, 32, 1), (8, 224, 3), (1, 28, 1)])
+def test_nothing_of_the_picture_is_cut_off(threshold, n, size, channels, smooth) -> None:
+    """A white margin all around; small images are enlarged, large ones are as they are."""
+    images = smooth(n, channels, size)
+    distances = [0.5 + i for i in range(n)]
+    pairs = Pairs(images, images, distances, threshold, 100, "efficientnet-lite0")
+    made = picture(pairs)
+    assert made.shape[1] > 2 * max(96, size)
+    for edge in (made[:, :4], made[:, -4:], made[..., :4], made[..., -4:]):
+        assert (edge == 255).all()
+    assert [pairs.is_near(distance) for distance in (2.0, 2.1)] == [threshold is not None, False]
 
 
 def test_what_the_report_says(scene, given, smooth) -> None:

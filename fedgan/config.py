@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -110,16 +111,35 @@ def read_mapping(path: Path, name: str, what: str = "config") -> dict[str, Any]:
     """The keys and values of a YAML file; `name` is what messages call it. Raises `UserError` for
     one that cannot be read, or holds something else."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        json.dumps(values, default=str, skipkeys=True)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{name}: cannot be read ({error})") from None
     except yaml.YAMLError as error:
         raise UserError(f"{name}: not YAML ({' '.join(str(error).split())})") from None
+    except ValueError:
+        raise UserError(f"{name}: an alias in it stands for what it is part of") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise UserError(f"{name}: a {what} is a mapping of keys, this is a {type(values).__name__}")
     return values
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice, of which PyYAML would silently take the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        seen: set[str] = set()
+        for key in keys:
+            if key.value in seen and key.value != "<<":
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key.value} stands there twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return node
 
 
 def locate(path: Path) -> Path:

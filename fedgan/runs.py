@@ -18,6 +18,8 @@ from fedgan.tracking.records import CLIENTS, METRICS, read_table
 SUMMARY = "summary.json"
 GRID = "grid.json"
 """In a grid's directory: a list of {name, labels, run_dir, state}, a cell each."""
+FROM_COMMAND_LINE = "# and from the command line: "
+"""In a grid's grid.yaml: begins a line that holds one override of all cells."""
 NOBODY, UNDEFENDED = "none", "none"
 """Labels of an attack that nobody carries out, and of plain FedAvg."""
 

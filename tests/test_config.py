@@ -194,3 +194,29 @@ def test_bytes_that_are_no_text(tmp_path):
 def test_a_config_that_is_not_there():
     with pytest.raises(UserError, match=r"quickstar\.yaml: no such config; did you mean 'quick"):
         config.read("quickstar.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("federation: {rounds: 3}\nseed: 1\nfederation: {clients: 5}\n", "federation stands there"),
+        ("attack: &a {init_args: *a}\n", "an alias in it stands for what it is part of"),
+    ],
+)
+def test_yaml_that_says_less_than_it_seems_to_is_refused(tmp_path, text, words):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"a.yaml: .*{words}"):
+        config.read(path)
+
+
+def test_merged_keys_may_be_overridden(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "federation: &f {rounds: 3, clients: 5}\n"
+        "model: {init_args: {inner: &g {<<: *f, rounds: 4}}}\n"
+        "loss: {init_args: {<<: *g}}\n"
+    )
+    experiment = config.read(path)
+    assert experiment.loss.init_args == {"rounds": 4, "clients": 5}
+    assert experiment.model.init_args == {"inner": {"rounds": 4, "clients": 5}}

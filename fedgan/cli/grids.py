@@ -139,7 +139,8 @@ def _conclude(console: Console, folder: Path) -> None:
         found = compare(folder)
         print_ranking(console, found)
         tell_loggers(folder, found, written := write_leaderboard(folder, found))
-        _say(console, f"leaderboard  {written[0]}; fedgan compare {folder} prints it")
+        again = shlex.join(["fedgan", "compare", str(folder)])
+        _say(console, f"leaderboard  {written[0]}; {again} prints it")
         _say(console, f"report       {write_report(folder).path}")
     except UserError as error:
         _say(console, f"note: no report: {error}")
@@ -173,6 +174,8 @@ def _slurm(console: Console, folder: Folder, script: str) -> int:
     _say(console, f"job       {number}; what its tasks do now: squeue -j {number}")
     _say(console, f"output    {folder.path}/logs/")
     _say(console, f"cancel    scancel {number}")
+    both = [shlex.join(["fedgan", name, str(folder.path)]) for name in ("compare", "report")]
+    _say(console, f"then      {both[0]}; {both[1]}")
     return 0
 
 

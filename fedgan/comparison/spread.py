@@ -22,15 +22,18 @@ class Spread:
         std: the sample's standard deviation (n - 1); None with one seed.
         n: number of seeds.
         by_seed: the figure of each.
+        step: the least by which two values of the figure can differ: 1 / images of a share of
+            images; 0 of one that can have any value.
     """
 
     mean: float
     std: float | None
     n: int
     by_seed: dict[int, float]
+    step: float = 0.0
 
     @classmethod
-    def of(cls, by_seed: Mapping[int, float]) -> Spread | None:
+    def of(cls, by_seed: Mapping[int, float], step: float = 0.0) -> Spread | None:
         """None of nothing.
 
         >>> found = Spread.of({1: 1.0, 2: 3.0, 3: 5.0})
@@ -42,7 +45,7 @@ class Spread:
         own = dict(sorted(by_seed.items()))
         values = list(own.values())
         std = statistics.stdev(values) if len(values) > 1 else None
-        return cls(statistics.fmean(values), std, len(values), own)
+        return cls(statistics.fmean(values), std, len(values), own, step)
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,11 @@ def paired_difference(ours: Spread, theirs: Spread, *, level: float = LEVEL) -> 
     """Ours less theirs over the seeds that both have; None where there is none.
 
     Pairing cancels what a seed does to both. Where all differences are equal, the t test knows no
-    doubt: p is 1 for no difference and 0 for any. Nothing is shown yet: `judged` does that, when
-    all p-values are known.
+    doubt: p is 1 for no difference and 0 for any. Of counted figures that is mere chance, as where
+    one image of hundreds has the trigger with every seed: the deviation of their differences is
+    taken to be no less than that of rounding both to whole steps, step / sqrt 6 (Sheppard's
+    variance of rounding, step^2 / 12, twice). Nothing is shown yet: `judged` does that, when all
+    p-values are known.
 
     >>> ours, theirs = Spread.of({1: 1.0, 2: 3.0, 3: 2.0}), Spread.of({1: 2.0, 2: 5.0, 3: 5.0})
     >>> found = paired_difference(ours, theirs)
@@ -90,7 +96,8 @@ def paired_difference(ours: Spread, theirs: Spread, *, level: float = LEVEL) -> 
         return Difference(mean, None, None, 1, None, None, "one seed")
     from scipy.stats import t
 
-    error = statistics.stdev(differences) / math.sqrt(n)
+    rounding = max(ours.step, theirs.step) / math.sqrt(6)
+    error = max(statistics.stdev(differences), rounding) / math.sqrt(n)
     half = float(t.ppf((1 + level) / 2, n - 1)) * error
     p = 2 * float(t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
     return Difference(mean, mean - half, mean + half, n, p, None, "nothing shown")

@@ -196,8 +196,10 @@ def make_rows(
 
 def _row(key: Key, runs: Mapping[int, Run], figure: str) -> Row:
     told = {seed: run.figures for seed, run in runs.items()}
+    images = max(run.final.get("samples") or 0 for run in runs.values())
     figures = {
-        name: _spread(told, name) for name in dict.fromkeys(k for f in told.values() for k in f)
+        name: _spread(told, name, 1 / images if name == PRESENCE and images else 0.0)
+        for name in dict.fromkeys(k for f in told.values() for k in f)
     }
     known = {name: spread for name, spread in figures.items() if spread is not None}
     low, high = known.get(f"{PRESENCE}_low"), known.get(f"{PRESENCE}_high")
@@ -220,8 +222,9 @@ def _row(key: Key, runs: Mapping[int, Run], figure: str) -> Row:
     )
 
 
-def _spread(told: Mapping[int, Mapping[str, Any]], name: str) -> Spread | None:
-    return Spread.of({seed: own[name] for seed, own in told.items() if own.get(name) is not None})
+def _spread(told: Mapping[int, Mapping[str, Any]], name: str, step: float = 0.0) -> Spread | None:
+    own = {seed: one[name] for seed, one in told.items() if one.get(name) is not None}
+    return Spread.of(own, step)
 
 
 class _Arms(NamedTuple):
@@ -350,4 +353,4 @@ def _numbered(places: Sequence[Place], less_is_better: bool, level: float) -> li
 
 
 def _rows(count: int) -> str:
-    return f"{count} row that is" if count == 1 else f"{count} rows that are"
+    return f"{count} row that is" if count == 1 else f"{count or ''} rows that are".lstrip()

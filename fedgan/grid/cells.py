@@ -32,6 +32,8 @@ NO_DEFENSE: dict[str, Any] = {
 NO_ATTACK = {"attack.poison_rate": 0.0}
 OWN = ("seed", "run_dir")
 """Keys that the grid itself gives to each cell."""
+LONGEST = 200
+"""Letters of a cell's name: a file's has 255, with some around the cell's while it is written."""
 
 Changes = dict[str, Any]
 """Dotted keys of the vocabulary and their values."""
@@ -96,7 +98,7 @@ def read_grid(
     among the defences: FedAvg) are always there, since every comparison needs them.
 
     Later changes win: the base, `set`, data, attack, defence, and `overrides` such as
-    `--federation.rounds=2`, which may change all but what attacks and defences change. Raises
+    `--federation.rounds=2`, which may change all but what data, attacks and defences change. Raises
     `UserError` for a key or value that makes no sense, of the grid or of any cell.
     """
     found = config.locate_grid(Path(path))
@@ -106,6 +108,8 @@ def read_grid(
             raise UserError(f"{path}: {key}: unknown key{did_you_mean(str(key), KEYS)}")
     if not isinstance(values.get("base"), str):
         raise UserError(f"{path}: base: is missing; it names the config that all cells start from")
+    if not isinstance(values.get("grid_dir", ""), str):
+        raise UserError(f"{path}: grid_dir: {values['grid_dir']!r} is no folder's name")
     base = found.parent / values["base"]
     attacks, defenses = (_labelled(path, values, key) for key in ("attacks", "defenses"))
     grid = Grid(
@@ -148,12 +152,29 @@ def _cells(grid: Grid) -> list[Cell]:
     for seed in grid.seeds:
         for which in combinations:
             cell = _cell(grid, experiments[which], *which, seed)
+            if len(cell.name) > LONGEST:
+                raise UserError(
+                    f"{grid.path}: the name of cell {cell.name} is longer than {LONGEST} letters; "
+                    "shorten its labels"
+                )
             if cell.name in cells:
                 raise UserError(
                     f"{grid.path}: two cells would be called {cell.name}; rename a label"
                 )
             cells[cell.name] = cell
+    _check_twins(grid, experiments)
     return list(cells.values())
+
+
+def _check_twins(grid: Grid, experiments: Mapping[tuple[str, str, str], Experiment]) -> None:
+    """Two labels of one thing would be trained twice, to the same bytes, and compared."""
+    seen: list[tuple[str, Experiment]] = []
+    for which, experiment in experiments.items():
+        name = " / ".join(filter(None, which))
+        twin = next((other for other, one in seen if one == experiment), None)
+        if twin is not None:
+            raise UserError(f"{grid.path}: {twin} and {name} have the same settings; leave one out")
+        seen.append((name, experiment))
 
 
 def _experiment(
@@ -193,26 +214,31 @@ def _cell(
 def _apply(values: dict[str, Any], changes: Changes) -> None:
     """Writes the changes into nested values. A group in which they choose another component
     forgets the one before, with its arguments."""
-    for key in changes:
-        group, _, name = key.rpartition(".")
-        here = values.get(group)
-        if name in CHOICE and isinstance(here, dict) and here.get(name) != changes[key]:
-            values[group] = {k: v for k, v in here.items() if k not in CHOSEN}
     for key, value in changes.items():
-        *groups, name = key.split(".")
-        here = values
-        for group in groups:
-            if not isinstance(here.get(group), dict):
-                here[group] = {}
-            here = here[group]
+        here, name = _group(values, key)
+        if name in CHOICE and here.get(name) != value:
+            for other in CHOSEN:
+                here.pop(other, None)
+    for key, value in changes.items():
+        here, name = _group(values, key)
         here[name] = copy.deepcopy(value)
 
 
+def _group(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The nested mapping that a dotted key is in, made where there is none, and its name there."""
+    *groups, name = key.split(".")
+    for group in groups:
+        if not isinstance(values.get(group), dict):
+            values[group] = {}
+        values = values[group]
+    return values, name
+
+
 def _check_overrides(grid: Grid) -> None:
-    """What attacks and defences change is what tells the cells apart."""
+    """What data, attacks and defences change is what tells the cells apart."""
     arms = {
         key: f"{room}.{label}"
-        for room in ("attacks", "defenses")
+        for room in ("data", "attacks", "defenses")
         for label, changes in getattr(grid, room).items()
         for key in changes
     }
@@ -220,11 +246,16 @@ def _check_overrides(grid: Grid) -> None:
         key = override.removeprefix("--").split("=", 1)[0]
         if key in OWN:
             raise UserError(f"--{key}: every cell of a grid has its own; see seeds and --grid_dir")
-        rival = next((arm for arm in arms if f"{arm}.".startswith(f"{key}.")), None)
+        rival = next((arm for arm in arms if _overlap(arm, key)), None)
         if rival is not None:
             raise UserError(
                 f"--{key}: {arms[rival]} of the grid changes that; change it in the file"
             )
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two dotted keys are the same, or one is inside the other."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def _with_none(labelled: dict[str, Changes], none: str, nothing: Changes) -> dict[str, Changes]:
@@ -241,11 +272,13 @@ def _seeds(path: Path | str, seeds: Any) -> tuple[int, ...]:
 
 
 def _labelled(path: Path | str, values: dict[str, Any], key: str) -> dict[str, Changes]:
-    labelled = values.get(key) or {}
+    labelled = {} if values.get(key) is None else values[key]
     if not isinstance(labelled, dict):
         raise UserError(f"{path}: {key}: holds labels and what each changes, not {labelled!r}")
     found = {}
     for label, changes in labelled.items():
+        if label is None or isinstance(label, bool):  # as YAML reads on, off, yes, no and ~
+            raise UserError(f"{path}: {key}: YAML reads a label as {label}; put it in quotes")
         if not LABEL.fullmatch(str(label)):
             raise UserError(
                 f"{path}: {key}: the label '{label}' must begin with a letter or digit, and may go "
@@ -256,20 +289,25 @@ def _labelled(path: Path | str, values: dict[str, Any], key: str) -> dict[str, C
 
 
 def _changes(path: Path | str, key: str, changes: Any) -> Changes:
-    if not isinstance(changes or {}, dict):
+    changes = {} if changes is None else changes
+    if not isinstance(changes, dict):
         raise UserError(f"{path}: {key}: holds keys of the vocabulary and values, not {changes!r}")
     flat: Changes = {}
 
     def walk(prefix: str, value: Any) -> None:
         inside = prefix.rpartition(".")[0].endswith("init_args")  # an argument, whatever it is
-        if isinstance(value, dict) and value and prefix not in WHOLE and not inside:
+        is_group = "." not in prefix  # of which no key is changed by {}
+        if isinstance(value, dict) and (value or is_group) and prefix not in WHOLE and not inside:
             for name, inner in value.items():
                 walk(f"{prefix}.{name}" if prefix else str(name), inner)
         else:
+            rival = next((other for other in flat if _overlap(other, prefix)), None)
+            if rival is not None:
+                both = f"{rival} and {prefix} both stand" if rival != prefix else f"{rival} stands"
+                raise UserError(f"{path}: {key}: {both} there{' twice' * (rival == prefix)}")
             flat[prefix] = value
 
-    walk("", changes or {})
-    flat.pop("", None)
+    walk("", changes)
     for name in OWN:
         if name in flat:
             raise UserError(

@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
+from fedgan.checkpoint import Checkpoints, round_of
 from fedgan.grid.cells import Cell
 from fedgan.grid.check import NoDataError, Planner, images_to_train_on
 from fedgan.grid.folder import Folder, State
 from fedgan.plan import Plan
+from fedgan.rundir import CHECKPOINTS
 from fedgan.runs import SUMMARY
 from fedgan.settings import Experiment
 
@@ -31,7 +33,8 @@ class Estimate:
 
     Attributes:
         cell, state: which, and how far it is.
-        images: that all clients together are shown over all rounds.
+        images: that all clients together are shown over all rounds; of a cell that was cut off,
+            over those that are left.
         seconds: that it takes; 0 where it is finished.
         disk: bytes of its run directory.
         measured: whether `seconds` is what finished cells of its kind took, looks and all, or local
@@ -88,6 +91,7 @@ def estimates(folder: Folder, threads: int) -> tuple[list[Estimate], list[str]]:
             finished[kind] = (seconds + took, before + images)
             known.append(_Known(cell, state, images, size_on_disk(cell.run_dir), kind))
             continue
+        images = round(images * (1 - rounds_saved(cell) / plan.settings.federation.rounds))
         if kind not in timed:
             timed[kind] = 0.0 if kind in finished else seconds_per_image(plan, threads)
         size = f"{kind} {len(plan.parts)} {plan.settings.checkpoint}"
@@ -189,6 +193,12 @@ def bytes_of_run(plan: Plan) -> int:
     return bytes_of_checkpoints(plan) + (looks + 3) * PICTURE
 
 
+def rounds_saved(cell: Cell) -> int:
+    """How many rounds a cell does not have to play again; 0 where it has no checkpoint."""
+    found = Checkpoints(cell.run_dir / CHECKPOINTS, keep=1).all()
+    return round_of(found[-1]) if found else 0
+
+
 def size_on_disk(folder: Path) -> int:
     """Bytes of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -210,6 +220,6 @@ def wall_clock(found: Sequence[Estimate], jobs: int) -> float:
 def _seconds(cell: Cell) -> float | None:
     try:
         told = json.loads((cell.run_dir / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return float(told["seconds"])
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    return float(told["seconds"])

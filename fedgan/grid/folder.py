@@ -25,7 +25,7 @@ from fedgan.cache import write_atomically, write_json
 from fedgan.errors import UserError
 from fedgan.grid.cells import Cell, Grid
 from fedgan.rundir import CHECKPOINTS, CONFIG, differences, held, is_held
-from fedgan.runs import GRID, SUMMARY
+from fedgan.runs import FROM_COMMAND_LINE, GRID, SUMMARY
 from fedgan.settings import Experiment
 
 State = Literal["finished", "running", "cut off", "failed", "missing"]
@@ -114,22 +114,24 @@ class Folder:
         self.check(overwrite=overwrite)
         gone = [cell for cell in self.grid.cells if self.changed(cell)]
         try:
-            for part in (CELLS, CONFIGS, LOGS):
-                (self.path / part).mkdir(parents=True, exist_ok=True)
             for cell in gone:
                 with held(cell.run_dir):
                     shutil.rmtree(cell.run_dir)
+            self.path.mkdir(parents=True, exist_ok=True)
+            # Before anything else: without it, whatever is here is not taken for a grid's.
+            self.write()
+            for part in (CELLS, CONFIGS, LOGS):
+                (self.path / part).mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(f"grid_dir: cannot write {self.path}: {error.strerror}") from None
         text = self.grid.path.read_text(encoding="utf-8")
         for override in self.grid.overrides:
-            text += f"\n# and from the command line: {override}\n"
+            text += f"\n{FROM_COMMAND_LINE}{override}\n"
         write_text(self.path / "grid.yaml", text)
         for cell in self.grid.cells:
             path, is_done = self.config(cell), (cell.run_dir / SUMMARY).is_file()
             if not path.is_file() or (not is_done and self._older(cell) is not None):
                 write_text(path, self._text(cell))
-        self.write()
 
     def write(self) -> None:
         """Writes grid.json as of now."""
@@ -146,10 +148,14 @@ class Folder:
 
     def claim(self, cell: Cell) -> BinaryIO | None:
         """The cell's log, open at its end and locked for this process and those that inherit it;
-        None where another process has it. Where the file system knows no locks, nothing is."""
+        None where another process has it. Where the file system knows no locks, nothing is.
+        Raises `UserError` where it cannot be written."""
         if is_held(cell.run_dir):
             return None
-        file = self.log(cell).open("ab")
+        try:
+            file = self.log(cell).open("ab")
+        except OSError as error:
+            raise UserError(f"cannot write {self.log(cell)}: {error.strerror}") from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -160,9 +166,11 @@ class Folder:
         return file
 
     def _is_claimed(self, cell: Cell) -> bool:
-        if not self.log(cell).is_file():
+        try:  # to read, since a folder may be looked at that is another's
+            file = self.log(cell).open("rb")
+        except OSError:
             return False
-        with self.log(cell).open("ab") as file:
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -177,7 +185,8 @@ def last_error(log: Path, start: int = 0) -> str:
 
     `start` is the byte to read from. A cell that was started again has written something after it.
     """
-    lines = last_lines(log, start)
+    told = ("srun: ", "slurmstepd: ")  # what SLURM adds when a task has failed
+    lines = [line for line in last_lines(log, start) if not line.startswith(told)]
     return lines[-1].removeprefix(ERROR) if lines and lines[-1].startswith(ERROR) else ""
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fedgan.errors import Interrupted
+from fedgan.errors import Interrupted, UserError
 from fedgan.grid.cells import Cell
 from fedgan.grid.folder import ERROR, Folder, last_error, last_lines
 from fedgan.grid.machine import Share, arguments, environment
@@ -82,10 +82,10 @@ class Runner:
         with _stops() as came:
             try:
                 held = self._train(list(cells), came)
-                held = self._train(self._unfinished(held), came)
+                held = self._train(held, came)
             finally:
                 self._end_all()
-                self.folder.write()
+                self._write()
         if came:
             states = list(self.folder.states().values())
             raise Interrupted(
@@ -121,7 +121,11 @@ class Runner:
         if self.folder.state(cell) == "finished":
             self.progress.ended(cell, "finished")
             return True
-        log = self.folder.claim(cell)
+        try:
+            log = self.folder.claim(cell)
+        except UserError as error:
+            self._fail(cell, str(error))
+            return True
         if log is None:
             self.progress.ended(cell, "held")
             return False
@@ -130,8 +134,8 @@ class Runner:
         command += ["--resume", f"--run_dir={cell.run_dir}"]
         command += arguments(cell.experiment.cluster, share)
         when = time.strftime("%Y-%m-%d %H:%M:%S")
-        log.write(f"fedgan grid: {when}: {' '.join(command[1:])}\n".encode())
-        log.flush()
+        with suppress(OSError):  # a full disk, of which the cell itself will say what it lacks
+            os.write(log.fileno(), f"fedgan grid: {when}: {' '.join(command[1:])}\n".encode())
         begins = log.seek(0, os.SEEK_END)
         process = subprocess.Popen(
             command,
@@ -160,10 +164,20 @@ class Runner:
             if TAKEN in error:
                 self.progress.ended(job.cell, "held")
                 return True
-            self._failed[job.cell.name] = error
-            self.progress.ended(job.cell, "failed", error)
-        self.folder.write()
+            self._fail(job.cell, error)
+        self._write()
         return False
+
+    def _fail(self, cell: Cell, why: str) -> None:
+        self._failed[cell.name] = why
+        self.progress.ended(cell, "failed", why)
+
+    def _write(self) -> None:
+        """grid.json, a table of contents: nobody's training ends because it is an old one."""
+        try:
+            self.folder.write()
+        except UserError as error:
+            self.progress.say(f"note: {error}")
 
     def _pass_on(self, number: int) -> None:
         """Children know Ctrl-C, TERM and USR1; a terminal that is gone is a TERM to them."""

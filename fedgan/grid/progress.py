@@ -36,6 +36,7 @@ class Pace:
 
     Attributes:
         cell: which.
+        before: rounds that were finished when it was started, which it does not play again.
         done: its finished rounds.
         images_per_second: of the last round, local training and all else.
         distance: the newest distance to real images, over its floor.
@@ -44,6 +45,7 @@ class Pace:
 
     cell: Cell
     started: float
+    before: int = 0
     done: int = 0
     images_per_second: float | None = None
     distance: float | None = None
@@ -59,6 +61,7 @@ class Pace:
         """Reads what is there now."""
         rows = read_table(self.cell.run_dir / METRICS)
         self.done = len(rows)
+        self.before = min(self.before, self.done)  # those after its checkpoint are played again
         if not rows:
             return
         self.images_per_second = float(rows[-1]["images_per_second"])
@@ -134,7 +137,8 @@ class Progress:
 
     def started(self, cell: Cell) -> None:
         self._held.discard(cell.name)
-        self._paces[cell.name] = Pace(cell, time.monotonic())
+        before = len(read_table(cell.run_dir / METRICS))
+        self._paces[cell.name] = Pace(cell, time.monotonic(), before)
         if self._live is None:
             self.say(f"start     {cell.name}")
 
@@ -144,7 +148,10 @@ class Progress:
         if how == "finished":
             self._held.discard(cell.name)
             self._finished.add(cell.name)
-            self._seconds[cell.name] = time.monotonic() - pace.started if pace else None
+            # of one that was resumed, all that it took
+            took_here = [time.monotonic() - pace.started] if pace else []
+            took_all = [s for s in (_seconds(cell), *took_here) if s is not None]
+            self._seconds[cell.name] = max(took_all, default=None)
             told = _figures(cell)
             took = f"  in {clock(time.monotonic() - pace.started)}" if pace else "  elsewhere"
             self.say(f"finished  {cell.name}{took}{told}  ({self.counts()})")
@@ -208,6 +215,7 @@ class Progress:
         expected, of_rounds = self._mean(pace.cell), pace.seconds_left
         if expected is None:
             return of_rounds
+        expected *= 1 - pace.before / pace.rounds
         return max(of_rounds or 0.0, expected - (time.monotonic() - pace.started))
 
     def _expected(self, cell: Cell) -> float | None:
@@ -215,9 +223,9 @@ class Progress:
         if mean is not None:
             return mean
         paces = [
-            (time.monotonic() - pace.started) * pace.rounds / pace.done
+            (time.monotonic() - pace.started) * pace.rounds / (pace.done - pace.before)
             for pace in self._paces.values()
-            if pace.done
+            if pace.done > pace.before
         ]
         return statistics.mean(paces) if paces else None
 

@@ -31,6 +31,9 @@ MARKERS = ("", "^", "o", "s", "D", "v")
 """Of arms, in the order of `ARMS`: clean has none, undefended the triangle of the malicious."""
 POINTS = 120
 """Most points of a line; of longer runs every k-th round is drawn, and every flag."""
+ALL_POINTS = 6000
+"""Most points of all lines of a chart, as far as each can do with `FEWEST`."""
+FEWEST = 20
 LOG_FROM = 30
 """Ratio of the largest to the median absolute value from which an axis is logarithmic."""
 RC: dict[Any, Any] = {
@@ -55,18 +58,19 @@ def client_chart(run: Run, key: str, name: str) -> str:
     rows = [row for row in run.clients if isinstance(row.get(key), float)]
     numbers = sorted({int(row["client"]) for row in rows})
     bad = malicious(run)
+    most = max(FEWEST, min(POINTS, ALL_POINTS // max(1, len(numbers))))
     with _chart(name) as (axes, svg):
         for number in sorted(numbers, key=lambda n: n in bad):  # the malicious on top
             own = [row for row in rows if int(row["client"]) == number]
-            _draw_client(axes, own, key, number in bad, f"client {number}")
+            _draw_client(axes, own, key, number in bad, f"client {number}", most)
         if key == "weight":
-            _draw_fair(axes, rows, numbers)
+            _draw_fair(axes, rows, numbers, most)
             axes.set_ylim(bottom=0)
         elif key == "critic_bias":
             axes.axhline(0, color=QUIET, lw=0.8, ls=":")
         else:
             _maybe_log(axes, [row[key] for row in rows])
-        axes.set_xlabel("round")
+        _over_rounds(axes)
     return svg()
 
 
@@ -96,7 +100,7 @@ def arms_chart(arms: Sequence[Arm], key: str, name: str, *, share: bool = False)
                 mean,
                 color=colour,
                 lw=1.6,
-                marker=marker or None,
+                marker=marker or _dot(x),
                 ms=4,
                 ls="-" if marker else "--",
             )
@@ -108,7 +112,7 @@ def arms_chart(arms: Sequence[Arm], key: str, name: str, *, share: bool = False)
             axes.set_ylim(-0.02, 1.02)
         else:
             _maybe_log(axes, values, LOG_FROM / 10)
-        axes.set_xlabel("round")
+        _over_rounds(axes)
     return svg()
 
 
@@ -151,21 +155,34 @@ def partition_chart(run: Run, name: str) -> str | None:
     return svg()
 
 
+def _over_rounds(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("round")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+
+
+def _dot(points: Sequence[Any]) -> str | None:
+    """The marker of a line that has none else: of a single point there is no line to see."""
+    return "o" if len(points) == 1 else None
+
+
 def _draw_client(
-    axes: Axes, rows: Sequence[dict[str, Any]], key: str, bad: bool, title: str
+    axes: Axes, rows: Sequence[dict[str, Any]], key: str, bad: bool, title: str, most: int
 ) -> None:
     colour = BAD if bad else BENIGN
-    step = max(1, math.ceil(len(rows) / POINTS))
+    step = max(1, math.ceil(len(rows) / most))
     drawn = rows[::step]
     x = [row["round"] for row in drawn]
-    sparse = key == "critic_bias"  # it has no value in most rounds
+    # It has no value in most rounds; marks of many clients would be most of the page.
+    sparse = key == "critic_bias" and most == POINTS
     (line,) = axes.plot(
         x,
         [row[key] for row in drawn],
         color=colour,
         lw=1.8 if bad else 1.0,
         alpha=1 if bad else 0.75,
-        marker=("^" if bad else "o" if sparse else None),
+        marker=("^" if bad else "o" if sparse else _dot(drawn)),
         markevery=1 if sparse else max(1, len(drawn) // 10),
         ms=4.5 if bad else 2.5,
         zorder=3 if bad else 2,
@@ -189,21 +206,24 @@ def _draw_client(
         )
 
 
-def _draw_fair(axes: Axes, rows: Sequence[dict[str, Any]], numbers: Sequence[int]) -> None:
+def _draw_fair(
+    axes: Axes, rows: Sequence[dict[str, Any]], numbers: Sequence[int], most: int
+) -> None:
     seen = set()
     for number in numbers:
         own = [row for row in rows if int(row["client"]) == number and "fair_weight" in row]
-        step = max(1, math.ceil(len(own) / POINTS))
+        step = max(1, math.ceil(len(own) / most))
         y = tuple(row["fair_weight"] for row in own[::step])
         if y in seen:  # one dotted line for all clients of the same size
             continue
         seen.add(y)
-        axes.plot([row["round"] for row in own[::step]], y, color=INK, lw=1, ls=":", zorder=5)
+        x = [row["round"] for row in own[::step]]
+        axes.plot(x, y, color=INK, lw=1, ls=":", marker="_" if len(x) == 1 else None, zorder=5)
 
 
 def _maybe_log(axes: Axes, values: Sequence[float], from_ratio: float = LOG_FROM) -> None:
-    finite = sorted(abs(v) for v in values if math.isfinite(v))
-    if finite and all(v > 0 for v in values) and finite[-1] > from_ratio * finite[len(finite) // 2]:
+    finite = sorted(v for v in values if math.isfinite(v))
+    if finite and finite[0] > 0 and finite[-1] > from_ratio * finite[len(finite) // 2]:
         from matplotlib.ticker import LogLocator, NullLocator
 
         axes.set_yscale("log")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgan.rundir import CONFIG
-from fedgan.runs import Run
+from fedgan.runs import FROM_COMMAND_LINE, Run
 
 GRID_FILE = "grid.yaml"
 
@@ -32,9 +32,16 @@ def made_by(runs: Sequence[Run], grid: Path | None) -> dict[str, Any]:
 
 def _commands(first: Run, grid: Path | None) -> list[str]:
     if grid is not None and (grid / GRID_FILE).is_file():
-        return [f"fedgan grid {GRID_FILE}", "fedgan report GRID_DIR"]
+        lines = (_text(grid / GRID_FILE) or "").splitlines()
+        own = [line.removeprefix(FROM_COMMAND_LINE) for line in lines if _is_override(line)]
+        words = " ".join(shlex.quote(word) for word in [GRID_FILE, *own])
+        return [f"fedgan grid {words}", "fedgan report GRID_DIR"]
     name = shlex.quote(f"runs/{first.path.name}")
     return [f"fedgan train {CONFIG} --run_dir={name}", f"fedgan report {name}"]
+
+
+def _is_override(line: str) -> bool:
+    return line.startswith(FROM_COMMAND_LINE)
 
 
 def _changes(base: dict[str, Any], run: Run) -> str:

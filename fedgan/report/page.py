@@ -80,7 +80,7 @@ def render(
     runs: Sequence[Run], title: str, *, grid: Path | None = None, missing: Sequence[Missing] = ()
 ) -> str:
     """The page as text. Without `grid` it is that of a single run."""
-    comparison, refusal = _compared(runs, missing)
+    comparison, refusal = _compared(runs, missing) if grid else (None, "")
     page = (
         _environment()
         .get_template("page.html")
@@ -178,7 +178,7 @@ def _facts(runs: Sequence[Run]) -> list[str]:
     return [
         *([f"{len(runs)} runs"] if len(runs) > 1 else []),
         ", ".join(dict.fromkeys(run.labels.data for run in runs)),
-        f"{' or '.join(map(str, clients))} clients",
+        f"{' or '.join(map(str, clients))} client{'' if clients == [1] else 's'}",
         f"{' or '.join(map(str, rounds))} round{'' if rounds == [1] else 's'}",
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}",
         f"fedgan {first.summary.get('versions', {}).get('fedgan', '')}",
@@ -207,7 +207,9 @@ def _notes(
     the runs' own notes, each once."""
     lacks = comparison.missing if comparison else [Gap(*m.labels, m.state) for m in missing]
     found = [f"Missing: {_without_folders(line, runs)}" for line in missing_lines(lacks)]
-    found += comparison.notes if comparison else [f"No leaderboard: {refusal}"]
+    if refusal:
+        found.append(f"No leaderboard: {refusal}")
+    found += comparison.notes if comparison else []
     told: dict[str, list[str]] = {}
     for run in runs:
         presence = run.summary.get("details", {}).get("presence", {}).get("notes", [])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedgan.errors import UserError
 from fedgan.runs import Run
 from fedgan.tracking.pictures import LAYOUT
 
@@ -52,7 +53,7 @@ def films(runs: Sequence[Run], budget: int = BUDGET) -> list[dict[int, Grid]]:
     """Each run's grids by round, within `budget` bytes of PNG: all with images of one size and, as
     far as they were looked at, of the same rounds, the last among them.
 
-    Raises `OSError` where a picture cannot be read.
+    Raises `UserError` where a picture cannot be read.
     """
     there = [samples_of(run) for run in runs]
     rounds = sorted({number for paths in there for number in paths})
@@ -101,8 +102,13 @@ def _packed(path: Path, size: int, columns: int) -> tuple[bytes, tuple[str, ...]
     """PNG, classes of the rows, and size in pixels."""
     from PIL import Image
 
-    with Image.open(path) as sheet:
-        sheet.load()
+    try:
+        with Image.open(path) as sheet:
+            sheet.load()
+    except (OSError, SyntaxError) as error:  # Pillow's, of a broken PNG
+        raise UserError(
+            f"report: {path}: cannot be read ({error}); the report does without it if it is gone"
+        ) from None
     layout = sheet.info.get(LAYOUT)
     if layout is None:  # of an older fedgan: as it is, with the names of the classes inside
         sheet.thumbnail((size * columns, size * columns * 4))

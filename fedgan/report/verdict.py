@@ -39,21 +39,19 @@ def verdict_of_run(run: Run) -> list[Line]:
 
 
 def verdict_of_grid(comparison: Comparison, runs: Sequence[Run], data: str) -> list[Line]:
-    """What the attacks cost, which defence is best where it is worst, which help and which do not,
-    and how sure that is; of the runs on one data set."""
+    """What the attacks cost, which defence is best where it is worst and which help and which do
+    not, and how sure that is; of the runs on one data set."""
     rows = [row for row in comparison.rows if row.data == data]
     own = [run for run in runs if run.labels.data == data]
-    if all(row.attack == NOBODY for row in rows):
-        return [
-            Line("False alarms", "Nobody attacks here.", _false_alarms(rows)),
-            Line("How sure", "", _limits(own)),
-        ]
     places = [place for place in comparison.ranking if place.data == data]
+    if all(row.attack == NOBODY for row in rows):
+        attack, defences = ("Nobody attacks here.", ""), _false_alarms(rows)
+    else:
+        attack, defences = _attack(rows, places), _defences(comparison, places, rows)
     return [
-        Line("The attack", *_attack(rows, places)),
-        Line("Best defence", *_best(comparison, places)),
-        Line("Which help", *_which_help(rows)),
-        Line("How sure", _behind(places), _limits(own)),
+        Line("The attack", *attack),
+        Line("The defences", *defences),
+        Line("How sure", _behind(places) or _by_seeds(own), _limits(own)),
     ]
 
 
@@ -106,6 +104,16 @@ def _attack(rows: Sequence[Row], places: Sequence[Place]) -> tuple[str, str]:
     return lead, text
 
 
+def _defences(
+    comparison: Comparison, places: Sequence[Place], rows: Sequence[Row]
+) -> tuple[str, str]:
+    """The best one, and which of all of them help."""
+    lead, text = _best(comparison, places)
+    if not any(row.arm == "defended" for row in rows):
+        return lead, text
+    return lead, " ".join(filter(None, (text, *_which_help(rows))))
+
+
 def _best(comparison: Comparison, places: Sequence[Place]) -> tuple[str, str]:
     """The first of the ranking, and what it is worth against no defence."""
     defended = [one for one in places if one.defense != UNDEFENDED]
@@ -124,11 +132,11 @@ def _best(comparison: Comparison, places: Sequence[Place]) -> tuple[str, str]:
     else:
         shown = row.difference.shown if row.difference else "unknown"
         lead = {
-            "better": f"{best.defense}, shown to be better than none.",
-            "worse": f"{best.defense}, and it is shown to be worse than none.",
-            "nothing shown": f"{best.defense}, but not shown to be better than none.",
-            "one seed": f"{best.defense}, with one seed, of which nothing can be shown.",
-            "unknown": f"{best.defense}, with no undefended run beside it.",
+            "better": f"{best.defense} is best, and shown to be better than none.",
+            "worse": f"{best.defense} is best, and yet shown to be worse than none.",
+            "nothing shown": f"{best.defense} is best, but not shown to be better than none.",
+            "one seed": f"{best.defense} is best, with one seed, of which nothing can be shown.",
+            "unknown": f"{best.defense} is best, with no undefended run beside it.",
         }[shown]
         fedavg = ", plain FedAvg among them," if len(places) > len(defended) else ""
         text = f"It is first of {len(places)}{fedavg} at"
@@ -158,8 +166,6 @@ def _which_help(rows: Sequence[Row]) -> tuple[str, str]:
     """Defences by whether they are shown to be better than no defence, or worse."""
     there = [row for row in rows if row.arm == "defended"]
     names = list(dict.fromkeys(row.defense for row in there))
-    if not there:
-        return "There is no defence to tell of.", ""
     parts, helping = [], set(names)
     for what, of in (("Distance", "difference"), ("Trigger presence", "presence_difference")):
         held: dict[str, dict[str, str]] = {}
@@ -172,7 +178,7 @@ def _which_help(rows: Sequence[Row]) -> tuple[str, str]:
         if held:
             parts.append(f"{what}: {_sorted_out(held)}.")
     if not parts:
-        return "Not known.", "No undefended run stands beside the defences."
+        return "Which help is not known: no undefended run stands beside them.", ""
     every = " under every attack" if len({row.attack for row in there}) > 1 else ""
     told = [name for name in names if name in helping]
     if len(names) == 1:
@@ -237,24 +243,38 @@ def _behind(places: Sequence[Place]) -> str:
     return f"{joined(shown)} {verb} shown to be behind {name}; {joined(rest)} may be as good."
 
 
-def _false_alarms(rows: Sequence[Row]) -> str:
+def _by_seeds(runs: Sequence[Run]) -> str:
+    """How sure anything can be with so many seeds."""
+    n = len({run.labels.seed for run in runs})
+    if n == 1:
+        return "One seed shows nothing."
+    return "Few seeds show little." if n < 4 else "As far as the seeds tell."
+
+
+def _false_alarms(rows: Sequence[Row]) -> tuple[str, str]:
     """What defences cost where there is nothing to defend from."""
     defended = [row for row in rows if row.arm == "alarms" and row.difference is not None]
     if not defended:
-        return "No defence stands beside a clean run."
+        return "Not known.", "No defence stands beside a clean run."
     row = max(defended, key=lambda row: row.difference.mean if row.difference else 0.0)
     assert row.difference is not None
-    most = f"Of {len(defended)} defences, {row.defense}"
+    lead = {
+        "worse": f"{row.defense} costs distance.",
+        "better": f"{row.defense} costs no distance.",
+        "nothing shown": f"{row.defense} is not shown to cost distance.",
+        "one seed": f"{row.defense}: with one seed, no cost can be shown.",
+    }[row.difference.shown]
+    most = "It ends at" if len(defended) == 1 else f"Of {len(defended)} defences it costs most:"
     text = (
-        f"{most} costs most: a distance of {written(row.value)}{_of_clean(row)}; "
+        f"{most} a distance of {written(row.value)}{_of_clean(row)}; "
         f"against plain FedAvg {_told(row.difference)}."
     )
     flagging = [row for row in defended if "fpr" in row.detection]
     if not any(row.detection["fpr"].mean for row in flagging):
-        return f"{text} No defence flags anybody."
+        return lead, f"{text} No defence flags anybody."
     row = max(flagging, key=lambda row: row.detection["fpr"].mean)
     rate = percent(row.detection["fpr"])
-    return f"{text} {row.defense} raises the most false alarms: {rate} of client-rounds."
+    return lead, f"{text} {row.defense} raises the most false alarms: {rate} of client-rounds."
 
 
 def _of_clean(row: Row) -> str:
@@ -297,9 +317,10 @@ def _set_up(run: Run) -> str:
     attacks = labels.attack != NOBODY and bool(bad)
     deeds = f"{who} attacking ({labels.attack})" if attacks else "nobody attacking"
     shield = "no defence" if labels.defense == UNDEFENDED else f"{labels.defense} as the defence"
-    rounds = run.summary["rounds"]
+    rounds, n = run.summary["rounds"], len(clients)
     return (
-        f"{len(clients)} clients trained on {labels.data} for {rounds} rounds, {deeds}, "
+        f"{n} client{'s' if n > 1 else ''} trained on {labels.data} for "
+        f"{rounds} round{'s' if rounds > 1 else ''}, {deeds}, "
         f"with {shield}."
     )
 

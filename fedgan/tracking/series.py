@@ -29,8 +29,43 @@ Row = dict[str, Any]
 def scalars(record: RoundRecord) -> dict[str, float]:
     """All numbers of a round by name: its row of metrics.csv, `g_loss/client 0` and so on for each
     client, and `detection/malicious_flagged` and so on; losses and scores may be NaN."""
-    rows = record.client_rows()
-    found: dict[str, float] = dict(record.scalars())
+    return _named(record.scalars(), record.client_rows())
+
+
+def scalars_of_tables(metrics: Sequence[Row], clients: Sequence[Row]) -> dict[int, dict[str, Any]]:
+    """The same of each round in metrics.csv and clients.csv, as `read_table` gives them.
+
+    >>> scalars_of_tables([{"round": "2", "d_loss": "0.5", "fd_x": ""}], [])[2]["d_loss"]
+    0.5
+    """
+    own: dict[int, list[Row]] = {}
+    for row in clients:
+        own.setdefault(int(row["round"]), []).append({k: parsed(v) for k, v in row.items()})
+    return {
+        int(row["round"]): _named(
+            {key: parsed(text) for key, text in row.items() if text != ""},
+            own.get(int(row["round"]), []),
+        )
+        for row in metrics
+    }
+
+
+def parsed(text: str) -> Any:
+    """A cell of a CSV file.
+
+    >>> parsed("True"), parsed("3"), parsed("3.5"), parsed("nan"), parsed("ok")
+    (True, 3, 3.5, nan, 'ok')
+    """
+    if text in ("True", "False"):
+        return text == "True"
+    try:
+        return int(text) if text.isdigit() else float(text)
+    except ValueError:
+        return text
+
+
+def _named(metrics: dict[str, float], rows: Sequence[Row]) -> dict[str, float]:
+    found = dict(metrics)
     for row in rows:
         for key in (*PER_CLIENT, "critic_bias"):
             if row.get(key, "") != "":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,16 +14,26 @@ from torch import Tensor
 from fedgan.settings import Wandb
 from fedgan.tracking import wandb_session as session
 from fedgan.tracking.base import RoundRecord, RunInfo
-from fedgan.tracking.evaluations import EVALUATION, read_evaluation
+from fedgan.tracking.evaluations import EVALUATION, FOLDER, TABLE, looked_at, read_evaluation
 from fedgan.tracking.guard import Logger
 from fedgan.tracking.pictures import sample_grid
 from fedgan.tracking.records import CLIENTS, METRICS, read_table
-from fedgan.tracking.series import CHARTED, lines, scalars, thinned, weights_picture
+from fedgan.tracking.series import (
+    CHARTED,
+    lines,
+    parsed,
+    scalars,
+    scalars_of_tables,
+    thinned,
+    weights_picture,
+)
 
 DISTANCES = ("fd_", "kd_")
 BETTER_HIGH = ("is_", "coverage_", "recall_", "precision_", "density_")
 OF_REAL_IMAGES = ("_floor", "_real", "_low", "_high", "_std")
 """Endings of what stands beside a figure: its best is no merit."""
+_MARKED = re.compile(r"(evaluation|round_\d+)_[0-9a-f]{6}_")
+"""Of a picture's file beside an evaluation file: what stands before its own name."""
 TAGS = ("attack", "defense", "data", "seed")
 
 
@@ -49,26 +60,21 @@ class WandbTracker(Logger):
         self._info = info
         now = self._begin(info.run_dir, info.labels)
         now.logger.log_hyperparams({**asdict(info.settings), "labels": self._labels})
-        if now.is_new:
+        if now.step < 0:
             now.log({"clients": _client_table(info)}, step=0)
+        if info.first_round > 1:
+            self._catch_up()
 
     def on_evaluation(
         self, round: int, evaluation: dict[str, Any], pictures: dict[str, Tensor]
     ) -> None:
         # They go into the next row: this round's has been sent, and the next one's step is taken.
-        figures = {f"full/{name}": value for name, value in evaluation["figures"].items()}
-        for key in figures:
-            self._define(key)
-        self._pending = {**_images(pictures, f"round {round}"), **figures, "full/round": round}
+        self._pending = {**_images(pictures, f"round {round}"), **self._full(round, evaluation)}
 
     def on_round(self, record: RoundRecord) -> None:
         import wandb
 
-        values: dict[str, Any] = dict(scalars(record))
-        for key in values:
-            self._define(key)
-        values |= self._pending
-        self._pending = {}
+        values = self._of_round(scalars(record))
         if record.samples is not None:
             picture = sample_grid(record.samples, self._info.classes)
             values["samples"] = wandb.Image(picture, caption=f"round {record.round}")
@@ -83,7 +89,7 @@ class WandbTracker(Logger):
         values: dict[str, Any] = {"client rounds": _table(rows)} if rows else {}
         told = read_evaluation(self._info.run_dir / EVALUATION)
         shown = [file for files in told.get("pictures", {}).values() for file in files]
-        values |= _images_of(self._info.run_dir, shown) | self._pending
+        values |= _images_of(self._info.run_dir, shown, "at the end") | self._pending
         if values:
             # Later than all rounds, even where the last ones were sent before a resume.
             self._open.log({**values, "round": summary["rounds"]})
@@ -126,7 +132,9 @@ class WandbTracker(Logger):
         own = [f"{key}: {labels[key]}" for key in TAGS if key in labels]
         # A grid's own labels, which its tags tell, rather than those that the config alone gives.
         pairs = [tag.partition(": ") for tag in settings.tags]
-        told = {key: value for key, _, value in pairs if key in TAGS and value}
+        told: dict[str, Any] = {key: value for key, _, value in pairs if key in TAGS and value}
+        if "seed" in told:  # a number, as in the config of a run that is no cell
+            told["seed"] = parsed(told["seed"])
         self._labels = {**labels, **told}
         self._session = session.Session(
             settings,
@@ -140,11 +148,48 @@ class WandbTracker(Logger):
         return self._session
 
     def _define(self, key: str) -> None:
-        """What W&B's summary keeps of a figure; its last value where nothing else is said."""
-        if key not in self._defined and (kept := kept_in_summary(key)) != ("last",):
-            step = "full/round" if key.startswith("full/") else "round"
+        """What W&B's summary keeps of a figure, its last value where nothing else is said; and what
+        it is drawn over, if not `round` as all else."""
+        kept, full = kept_in_summary(key), key.startswith("full/")
+        if key not in self._defined and (full or kept != ("last",)):
+            step = "full/round" if full else "round"
             self._open.run.define_metric(key, step_metric=step, summary=",".join(kept))
         self._defined.add(key)
+
+    def _full(self, round: int, evaluation: dict[str, Any]) -> dict[str, Any]:
+        """Figures of a full look."""
+        figures = {f"full/{name}": value for name, value in evaluation["figures"].items()}
+        for key in figures:
+            self._define(key)
+        return {**figures, "full/round": round}
+
+    def _of_round(self, figures: dict[str, Any]) -> dict[str, Any]:
+        """A round's row: its own figures, and what a full look has found since the last one."""
+        for key in figures:
+            self._define(key)
+        values = {**figures, **self._pending}
+        self._pending = {}
+        return values
+
+    def _catch_up(self) -> None:
+        """Sends rounds before a resume that a process has not sent, or that W&B may not have had on
+        the disk when the process was killed; those that are played again come by themselves."""
+        import wandb
+
+        run_dir, first = self._info.run_dir, self._info.first_round
+        told = scalars_of_tables(read_table(run_dir / METRICS), read_table(run_dir / CLIENTS))
+        for round in range(max(1, self._open.step + 1), first + 1):
+            folder = run_dir / FOLDER
+            if look := read_evaluation(folder / looked_at(round - 1)):
+                shown = [file for files in look.get("pictures", {}).values() for file in files]
+                self._pending = _images_of(folder, shown, f"round {round - 1}")
+                self._pending |= self._full(round - 1, look)
+            if round < first and round in told:
+                values = self._of_round(told[round])
+                samples = run_dir / "samples" / f"round_{round:04d}.png"
+                if samples.is_file():
+                    values["samples"] = wandb.Image(str(samples), caption=f"round {round}")
+                self._open.log(values, step=round)
 
     def _charts(self) -> dict[str, Any]:
         import wandb
@@ -166,8 +211,12 @@ class WandbTracker(Logger):
 
     def _mend_summary(self) -> None:
         """Least and greatest values over all rounds: W&B sees those since the resume alone."""
-        rows = read_table(self._info.run_dir / METRICS)
-        self._open.run.summary.update(extremes(rows))
+        run_dir = self._info.run_dir
+        full = extremes(read_table(run_dir / TABLE))
+        self._open.run.summary.update(
+            extremes(read_table(run_dir / METRICS))
+            | {f"full/{key}": kept for key, kept in full.items()}
+        )
 
 
 def kept_in_summary(key: str) -> tuple[str, ...]:
@@ -224,15 +273,10 @@ def _table(rows: Sequence[dict[str, str]]) -> Any:
 def _cell(text: str) -> Any:
     """A cell of a CSV file; None, W&B's empty cell, for what is empty or not finite: a column is of
     one type."""
-    if text in ("True", "False"):
-        return text == "True"
-    if text.isdigit():
-        return int(text)
-    try:
-        number = float(text)
-    except ValueError:
-        return text or None
-    return number if math.isfinite(number) else None
+    value = parsed(text)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return None if value == "" else value
 
 
 def _images(pictures: dict[str, Tensor], caption: str) -> dict[str, Any]:
@@ -244,14 +288,14 @@ def _images(pictures: dict[str, Tensor], caption: str) -> dict[str, Any]:
     }
 
 
-def _images_of(folder: Path, names: Iterable[str]) -> dict[str, Any]:
-    """PNG files beside evaluation.json, by the name of the picture."""
+def _images_of(folder: Path, names: Iterable[str], when: str) -> dict[str, Any]:
+    """PNG files beside an evaluation file, by the name of the picture."""
     import wandb
 
-    # evaluation_, a mark of what was measured, the picture's own name
-    found = {name.split("_", 2)[2].removesuffix(".png"): name for name in names}
+    # the file's own name, a mark of what was measured, the picture's own name
+    found = {_MARKED.sub("", name).removesuffix(".png"): name for name in names}
     return {
-        key: wandb.Image(str(folder / name), caption=f"{key}, at the end")
+        key: wandb.Image(str(folder / name), caption=f"{key}, {when}")
         for key, name in found.items()
         if (folder / name).is_file()
     }

@@ -82,3 +82,18 @@ def test_what_stands_alone_may_not_stand_among_many():
 def test_which_way_is_better(less, shown):
     more = paired_difference(Spread.of({1: 8.0, 2: 8.1}), Spread.of({1: 1.0, 2: 1.0}))
     assert judged([more], less_is_better=less)[0].shown == shown
+
+
+def test_a_step_in_every_seed_is_no_difference():
+    def share(*counts):
+        return Spread.of({seed: count / 300 for seed, count in enumerate(counts)}, step=1 / 300)
+
+    (found,) = judged([paired_difference(share(1, 1, 2), share(0, 0, 1))], less_is_better=True)
+    # t = 1 / (1 / sqrt 6 / sqrt 3), of 2 degrees of freedom
+    assert found.p == pytest.approx(2 * stats.t.sf(math.sqrt(18), 2))
+    assert (found.shown, found.low < 0) == ("nothing shown", True)
+    (all_of_it,) = judged([paired_difference(share(0, 0), share(300, 300))], less_is_better=True)
+    assert (all_of_it.shown, all_of_it.p > 0) == ("better", True)
+    apart = share(30, 60, 40), share(200, 210, 190)
+    plain = [Spread.of(one.by_seed) for one in apart]
+    assert paired_difference(*apart) == paired_difference(*plain)  # where they spread by more

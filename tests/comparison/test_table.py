@@ -64,6 +64,19 @@ def test_recovery_is_of_means_and_paired(runs):
     assert row.leakage.value == pytest.approx(0.8 / 0.9)
 
 
+def test_one_image_in_every_seed_shows_nothing(make_run):
+    runs = [
+        make_run("patch", defense, seed, 10.0 + seed, presence=share)
+        for defense, share in (("none", 0.00), ("krum", 0.01))
+        for seed in (1, 2)
+    ]  # of 100 images
+    found = compare_runs(runs)
+    assert found.row("mri", "patch", "krum").presence_difference.shown == "nothing shown"
+    found = compare_runs(runs, figure="presence")
+    assert found.row("mri", "patch", "krum").difference.shown == "nothing shown"
+    assert found.ranking[1].behind.shown == "nothing shown"
+
+
 def test_undefended_and_clean_arms_have_no_difference(runs):
     found = compare_runs(runs)
     for attack in ("none", "patch", "sig"):

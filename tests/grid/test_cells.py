@@ -13,6 +13,8 @@ from fedgan.errors import UserError
 from fedgan.grid.cells import read_grid
 from fedgan.plan import make_plan
 
+PATCH = {"attack.name": "patch", "attack.clients": [0], "attack.init_args": {"size": 2}}
+
 
 def by_name(grid):
     return {cell.name: cell for cell in grid.cells}
@@ -116,6 +118,25 @@ def test_the_command_line_changes_all_cells(write_grid):
         ({"set": {"federation.rounds": "x"}}, "federation.rounds"),
         ({"set": {"seed": 3}}, "every cell has its own"),
         ({"data": {"a b": {}, "a-b": {}}}, "two cells would be called a-b__none__none__seed-1"),
+        (
+            {"data": {"a": {}, "b": {}}},
+            "a / none / none and b / none / none have the same settings",
+        ),
+        ({"defenses": {"still": {}}}, "none / none and none / still have the same settings"),
+        ({"grid_dir": 3}, "grid_dir: 3 is no folder's name"),
+        ({"attacks": {"p" * 200: PATCH}}, "longer than 200 letters; shorten its labels"),
+        ({"attacks": {True: PATCH}}, "attacks: YAML reads a label as True; put it in quotes"),
+        ({"set": False}, "set: holds keys of the vocabulary and values, not False"),
+        ({"attacks": False}, "attacks: holds labels"),
+        ({"set": {"": 3}}, "unknown key"),
+        (
+            {"set": {"federation.rounds": 3, "federation": {"rounds": 4}}},
+            "set: federation.rounds stands there twice",
+        ),
+        (
+            {"attacks": {"p": {"attack": {"init_args": {"size": 2}}, "attack.init_args": {}}}},
+            "attacks.p: attack.init_args.size and attack.init_args both stand there",
+        ),
     ],
 )
 def test_refused_in_one_line(write_grid, changes, words):
@@ -124,10 +145,36 @@ def test_refused_in_one_line(write_grid, changes, words):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("key", ["seed", "run_dir", "attack.poison_rate", "defense", "attack.name"])
+def test_a_label_that_stands_there_twice_is_refused(write_grid):
+    path = write_grid()
+    path.write_text("base: base.yaml\nattacks:\n  1: {attack.name: patch}\n  '1': {}\n")
+    with pytest.raises(UserError, match=r"mine\.yaml: not YAML \(1 stands there twice .* line 4"):
+        read_grid(path)
+
+
+def test_an_empty_group_changes_nothing(write_grid):
+    grid = read_grid(write_grid(set={"federation": {}}))
+    assert grid.cells[0].experiment.federation.rounds == 2  # the base's
+
+
+def test_a_nested_component_forgets_the_arguments_of_another_too(write_grid):
+    before = {"attack.update": {"name": "norm-bound", "init_args": {"bound": 3.0}}}
+    grid = read_grid(write_grid(set=before, attacks={"up": {"attack.update.name": "scaling"}}))
+    assert by_name(grid)["up__none__seed-1"].experiment.attack.update == {"name": "scaling"}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("seed", "run_dir", "attack.poison_rate", "defense", "attack.name"),
+        *("partition.alpha", "partition", "attack.update.init_args.factor"),
+    ],
+)
 def test_what_tells_cells_apart_cannot_be_overridden(write_grid, key):
+    attacks = {"patch": PATCH, "up": {"attack.update": {"name": "scaling"}}}
+    path = write_grid(attacks=attacks, data={"skewed": {"partition.alpha": 0.3}})
     with pytest.raises(UserError, match=f"--{key}: "):
-        read_grid(write_grid(), None, [f"--{key}=1"])
+        read_grid(path, None, [f"--{key}=1"])
 
 
 def test_grids_that_ship_are_found_by_name_and_clash_with_no_config(tmp_path, monkeypatch):

@@ -130,6 +130,46 @@ def test_hours_follow_what_finished_cells_took(write_grid):
     assert all(one.measured for one in found)
 
 
+def test_a_cell_that_was_cut_off_is_to_play_the_rounds_that_are_left(write_grid):
+    folder = Folder(read_grid(write_grid(in_base={"federation.rounds": 20}, attacks=None)))
+    done, cut = folder.grid.cells
+    finish(done, 10.0)
+    (cut.run_dir / "checkpoints" / "round_0014").mkdir(parents=True)
+    (cut.run_dir / "checkpoints" / "round_0015").mkdir()
+    found, _ = estimates(folder, 1)
+    assert [(one.state, one.images) for one in found] == [("finished", 960), ("cut off", 240)]
+    assert found[1].seconds == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize("summary", ["{}", "[]", '{"seconds": null}', "{"])
+def test_a_summary_that_does_not_say_how_long_tells_nothing(write_grid, summary):
+    folder = Folder(read_grid(write_grid(attacks=None, defenses=None)))
+    (cell,) = folder.grid.cells
+    cell.run_dir.mkdir(parents=True)
+    (cell.run_dir / "summary.json").write_text(summary)
+    (one,), _ = estimates(folder, 1)
+    assert (one.seconds, one.measured) == (0.0, False)
+
+
+def test_a_resumed_cell_takes_what_is_left_of_it(show, clock):
+    shown, cells, _ = show()
+    at_round(cells[0], *(f"{i},2.0,400,," for i in range(1, 9)))
+    with shown:
+        shown.started(cells[0])
+        clock.now += 3
+        at_round(cells[0], *(f"{i},2.0,400,," for i in range(1, 10)))
+        shown.tick()
+        # one round in 3 s: 10 of them for each of 3 cells, 2 s for the round left; 2 at a time
+        assert shown.seconds_left() == pytest.approx((2 + 3 * 30) / 2)
+        finish(cells[0], 27.0)
+        shown.ended(cells[0], "finished")
+        assert shown.seconds_left() == pytest.approx(3 * 27 / 2)
+        at_round(cells[1], *(f"{i},2.0,400,," for i in range(1, 6)))
+        shown.started(cells[1])
+        shown.tick()
+        assert shown.seconds_left() == pytest.approx((27 / 2 + 2 * 27) / 2)
+
+
 def test_what_is_not_at_hand_is_told_and_not_counted(write_grid, capsys):
     path = write_grid(data={"here": {}, "there": {"data.path": "none.npz"}})
     assert main(["grid", str(path), "--dry-run"]) == 0
@@ -158,6 +198,8 @@ def test_the_error_is_the_logs_last_word(tmp_path):
     log = tmp_path / "one.log"
     assert last_error(log) == ""
     log.write_text("round 1\nfedgan: error: data: is gone\n")
+    assert last_error(log) == "data: is gone"
+    log.write_text(log.read_text() + "srun: error: node1: task 0: Exited with exit code 2\n")
     assert last_error(log) == "data: is gone"
     log.write_text(log.read_text() + "fedgan grid: again\n")
     assert last_error(log) == ""

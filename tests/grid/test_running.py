@@ -161,6 +161,78 @@ def test_a_run_that_another_process_has_begun_meanwhile_is_not_replaced(
     assert theirs.is_dir()
 
 
+def test_one_that_another_has_finished_meanwhile_counts(write_grid, monkeypatch, capsys):
+    prepared(write_grid(attacks=None, defenses=None))
+
+    def claim(self, cell):
+        cell.run_dir.mkdir(parents=True)
+        (cell.run_dir / "summary.json").write_text("{}")
+
+    monkeypatch.setattr(Folder, "claim", claim)
+    assert main(["grid", "mine.yaml"]) == 0
+    said = capsys.readouterr().out
+    assert "finished  none__none__seed-1  elsewhere  (1 of 1 done)" in said
+    assert "not finished" not in said
+
+
+def test_a_disk_that_is_full_while_a_grid_is_prepared_leaves_it_to_be_gone_on_with(
+    write_grid, monkeypatch, capsys
+):
+    from fedgan.grid import folder as module
+
+    def full(path, text):
+        raise UserError(f"cannot write {path}: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_text", full)
+        assert main(["grid", str(write_grid())]) == 2
+    assert "No space left" in capsys.readouterr().err
+    prepared("mine.yaml")  # and not "something else than a grid"
+
+
+def test_a_grid_at_work_may_be_looked_at_by_those_who_cannot_write_there(write_grid, monkeypatch):
+    folder = prepared(write_grid(attacks=None, defenses=None))
+    (cell,) = folder.grid.cells
+    claim = folder.claim(cell)
+    really = Path.open
+
+    def read_only(self, mode="r", *args, **more):
+        if "r" not in mode:
+            raise PermissionError(13, "Permission denied")
+        return really(self, mode, *args, **more)
+
+    monkeypatch.setattr(Path, "open", read_only)
+    assert folder.state(cell) == "running"
+    claim.close()
+    assert folder.state(cell) == "missing"
+
+
+def test_a_log_that_cannot_be_written_fails_its_cell_alone(write_grid, monkeypatch, capsys):
+    folder = prepared(write_grid(attacks=None))
+    first, second = folder.grid.cells
+    for cell in (first, second):
+        folder.log(cell).mkdir(parents=True)
+    assert main(["grid", "mine.yaml"]) == 1
+    said = capsys.readouterr().out
+    assert f"failed    {first.name}: cannot write grids/mine/logs/{first.name}.log: Is a" in said
+    assert "2 of 2 cells failed" in said
+
+
+def test_a_table_of_contents_that_cannot_be_written_ends_nothing(write_grid, monkeypatch, capsys):
+    folder = prepared(write_grid(attacks=None, defenses=None))
+    folder.log(folder.grid.cells[0]).mkdir(parents=True)  # fails at once
+
+    def full(self):
+        raise UserError("cannot write grid.json: No space left on device")
+
+    monkeypatch.setattr(Folder, "prepare", lambda self, overwrite: None)
+    monkeypatch.setattr(Folder, "write", full)
+    assert main(["grid", "mine.yaml"]) == 1
+    said = capsys.readouterr().out
+    assert "note: cannot write grid.json: No space left on device" in said
+    assert "1 of 1 cells failed" in said
+
+
 def begun(folder):
     """As if each cell had been begun."""
     for cell in folder.grid.cells:

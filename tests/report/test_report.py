@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import re
+import shutil
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -57,19 +60,19 @@ def test_the_verdict_of_a_grid_follows_from_its_figures(runs_of):
     assert said["The attack"].startswith("patch does harm. ")
     assert "against clean +10.20 (+9.95 to +10.45): shown to be worse" in said["The attack"]
     assert "trigger is in 50 ± 0 % " in said["The attack"]
-    assert said["Best defence"].startswith("feddetect, shown to be better than none. ")
+    assert said["The defences"].startswith("feddetect is best, and shown to be better than none. ")
     assert (
         "first of 3, plain FedAvg among them, at a distance of 14.0 ± 1.0 (1.17"
-        in (said["Best defence"])
+        in (said["The defences"])
     )
-    assert "Recovery: 80 % (" in said["Best defence"]  # 8.2 of 10.2
-    assert "leakage undone: 50 % (50 to 50); trigger left in 25 ± 0 % of" in said["Best defence"]
-    assert "1 of 2 defences is shown to keep the distance down." in said["Which help"]
+    assert "Recovery: 80 % (" in said["The defences"]  # 8.2 of 10.2
+    assert "leakage undone: 50 % (50 to 50); trigger left in 25 ± 0 % of" in said["The defences"]
+    assert "1 of 2 defences is shown to keep the distance down." in said["The defences"]
     assert (
         "Distance: shown to be better with feddetect; nothing shown of median."
-        in (said["Which help"])
+        in (said["The defences"])
     )
-    assert "presence: shown to be better with feddetect and median." in said["Which help"]
+    assert "presence: shown to be better with feddetect and median." in said["The defences"]
     assert said["How sure"].startswith("All others are shown to be behind feddetect. 3 seeds")
     assert "(utility)" in said["How sure"]
     assert "one seed" not in " ".join(said.values())
@@ -80,9 +83,9 @@ def test_the_verdict_says_one_seed_and_when_a_defence_does_nothing(runs_of):
     told |= {("patch", "median", 1): (12, 0.1)}
     said = grid_verdict(runs_of(told))
     assert "with one seed, no harm can be shown" in said["The attack"]
-    assert "None: plain FedAvg comes first. The defence, median, ends at" in said["Best defence"]
-    assert "median is not shown to keep the distance down" in said["Which help"]
-    assert "nothing shown of median (one seed)" in said["Which help"]
+    assert "None: plain FedAvg comes first. The defence, median, ends at" in said["The defences"]
+    assert "median is not shown to keep the distance down" in said["The defences"]
+    assert "nothing shown of median (one seed)" in said["The defences"]
     assert "That FedAvg comes first is not shown: median may be as good." in said["How sure"]
     assert "no difference can be shown" in said["How sure"]
 
@@ -99,8 +102,8 @@ def test_the_verdict_is_as_strict_as_the_leaderboard(runs_of):
     assert krum.difference.high < 0
     assert krum.difference.shown == "nothing shown"
     said = grid_verdict(runs)
-    assert "krum, but not shown to be better than none." in said["Best defence"]
-    assert "None of 10 defences is shown" in said["Which help"]
+    assert "krum is best, but not shown to be better than none." in said["The defences"]
+    assert "None of 10 defences is shown" in said["The defences"]
 
 
 def test_a_harm_within_the_spread_is_called_so(runs_of):
@@ -108,7 +111,8 @@ def test_a_harm_within_the_spread_is_called_so(runs_of):
     told |= {("patch", "none", 1): (12, 0.1), ("patch", "none", 2): (13, 0.1)}
     said = grid_verdict(runs_of(told))
     assert "patch is not shown to do harm." in said["The attack"]
-    assert said["Best defence"].startswith("No defence was run.")
+    assert said["The defences"].strip() == "No defence was run."
+    assert said["How sure"].startswith("Few seeds show little. 2 seeds")
 
 
 def test_the_verdict_of_worst_cases_takes_the_worst_attack(runs_of):
@@ -117,15 +121,21 @@ def test_the_verdict_of_worst_cases_takes_the_worst_attack(runs_of):
         told |= {(attack, "none", 1): (20, 0.1), (attack, "median", 1): (of_median, 0.1)}
         told |= {(attack, "krum", 1): (of_krum, 0.1)}
     said = grid_verdict(runs_of(told))
-    assert said["Best defence"].startswith("krum, with one seed")
-    assert "a distance of 15 (1.50 times clean) in its worst case, sig;" in said["Best defence"]
+    assert said["The defences"].startswith("krum is best, with one seed")
+    assert "a distance of 15 (1.50 times clean) in its worst case, sig;" in said["The defences"]
 
 
 def test_where_nobody_attacks_the_verdict_is_of_false_alarms(runs_of):
     told = {("none", "none", 1): (10, 0.0), ("none", "median", 1): (13, 0.0)}
-    said = grid_verdict(runs_of(told))["False alarms"]
-    assert "median costs most: a distance of 13 (1.30 times clean)" in said
-    assert "No defence flags anybody" in said
+    runs = runs_of(told)
+    said = grid_verdict(runs)
+    assert said["The attack"].strip() == "Nobody attacks here."
+    assert said["The defences"].startswith("median: with one seed, no cost can be shown. It ends")
+    assert "ends at a distance of 13 (1.30 times clean)" in said["The defences"]
+    assert "No defence flags anybody" in said["The defences"]
+    assert said["How sure"].startswith("One seed shows nothing. One seed, on 100")
+    said = grid_verdict([*runs, *runs_of({("none", "krum", 1): (11, 0.0)})])
+    assert "Of 2 defences it costs most: a distance of 13" in said["The defences"]
 
 
 @pytest.mark.parametrize("gone", [("none", "none"), ("patch", "none"), ("patch", "krum")])
@@ -134,8 +144,9 @@ def test_a_verdict_is_there_when_an_arm_is_not(runs_of, gone):
     arms["patch", "median"] = 16
     del arms[gone]
     said = grid_verdict(runs_of({(*arm, 1): (fd, 0.1) for arm, fd in arms.items()}))
-    assert list(said) == ["The attack", "Best defence", "Which help", "How sure"]
+    assert list(said) == ["The attack", "The defences", "How sure"]
     assert ("not known" in said["The attack"]) == (gone != ("patch", "krum"))
+    assert ("Which help is not known" in said["The defences"]) == (gone == ("patch", "none"))
 
 
 def test_the_verdict_of_a_run_says_what_it_cannot_tell(runs_of):
@@ -199,6 +210,52 @@ def test_pictures_of_an_older_fedgan_are_shown_whole(runs_of):
         Image.fromarray(np.array(old)).save(sample)
     (film,) = pictures.films([run])
     assert film[3].classes == ()
+
+
+def test_a_broken_picture_is_one_line(runs_of, capsys):
+    (run,) = runs_of({("patch", "none", 1): (12.0, 0.25)})
+    path = run.path / "samples" / "round_0002.png"
+    path.write_bytes(path.read_bytes()[:60])
+    assert main(["report", str(run.path)]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "round_0002.png" in told
+
+
+def test_a_single_round_can_be_seen(tmp_path, make_run):
+    """A line of one point is nothing: it needs a mark."""
+    path = make_run(tmp_path / "x", labelled("none"), {"fd_domain": 1.0}, rounds=1)
+    run = read_run(path, labelled("none"))
+    for key in ("g_loss", "weight"):
+        svg = charts.client_chart(run, key, "one")
+        assert len(re.findall(r"<use[^>]*var\(--benign\)", svg)) == 3, key
+    assert re.findall(r"<use[^>]*var\(--ink\)", svg)  # FedAvg's weight
+    (scene,) = scenes_of([run])
+    assert re.findall(r"<use[^>]*var\(--arm0\)", charts.arms_chart(scene.arms, "fd_domain", "a"))
+    assert re.findall(r">([\d.]+)</text>", svg)[0] == "1"  # rounds are whole numbers
+    assert "for 1 round, " in verdict_of_run(run)[0].text
+
+
+def test_many_clients_keep_a_chart_small(tmp_path, make_run):
+    run = read_run(make_run(tmp_path / "x", labelled("none"), {"fd_domain": 1.0}, rounds=1))
+    rows = [
+        {"client": float(c), "round": float(r), "g_loss": 1 + c / 100 + r / 7, "flagged": False}
+        for c in range(200)
+        for r in range(1, 201)
+    ]
+    svg = charts.client_chart(replace(run, clients=rows), "g_loss", "many")
+    assert svg.count("<title>client ") == 200
+    assert len(svg) < 300_000
+
+
+def test_a_loss_that_is_no_number_leaves_the_axis_logarithmic(tmp_path, make_run):
+    run = read_run(make_run(tmp_path / "x", labelled("none"), {"fd_domain": 1.0}))
+    row = {"client": 0.0, "round": 1.0, "g_loss": float("nan"), "flagged": False}
+    losses = [1.0, 1.5, 2.0, 1000.0]
+    told = [row, *({**row, "round": i + 2.0, "g_loss": loss} for i, loss in enumerate(losses))]
+    svg = charts.client_chart(replace(run, clients=told), "g_loss", "odd")
+    assert ">500<" in svg  # of 1, 2 and 5 times powers of ten
+    assert ">10<" in svg
 
 
 def test_charts_take_their_colours_from_the_page(runs_of):
@@ -276,6 +333,18 @@ def test_the_command_writes_into_the_run_and_says_how_large(runs_of, capsys):
     text = (run.path / "report.html").read_text()
     assert "Attack by defence" not in text
     assert "fedgan train config.yaml" in text
+
+
+def test_the_command_of_a_grid_has_what_its_command_line_changed(made_grid, tmp_path):
+    """Without it the same command would make another grid."""
+    folder = tmp_path / "grid"
+    shutil.copytree(made_grid, folder)
+    with (folder / "grid.yaml").open("a") as file:
+        file.write("\n# and from the command line: --federation.rounds=5\n")
+        file.write("\n# and from the command line: --evaluate.rounds=[2]\n")
+    found, missing = read_grid_dir(folder)
+    page = html.unescape(render(found, "x", grid=folder, missing=missing))
+    assert "fedgan grid grid.yaml --federation.rounds=5 '--evaluate.rounds=[2]'\n" in page
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def play(info, record, samples, rounds, end=True):
     tracker = TensorBoardTracker()
     tracker.on_start(replace(info, labels=LABELS, first_round=rounds[0] if rounds else 4))
     for round in rounds:
-        tracker.on_evaluation(round, {}, {"pairs": PICTURE})
+        tracker.on_evaluation(round, {"figures": {"kid": 1.0}}, {"pairs": PICTURE})
         tracker.on_round(record(round, samples, {"fd_domain": 1.0 * round}))
     if end:
         figures = {"fd_domain": 2.0, "odd": float("nan")}
@@ -53,6 +53,7 @@ def test_every_round_is_there(info, record, samples, events):
     # Client 1's discriminator loss is no number.
     assert "d_loss/client 1" not in tags["scalars"]
     assert "d_loss/client 0" in tags["scalars"]
+    assert steps(found, "full/kid") == [1, 2, 3]
     assert [event.step for event in found.Images("samples")] == [1, 2, 3]
     assert [event.step for event in found.Images("pairs")] == [1, 2, 3]
     assert {"config/text_summary", "custom_scalars__config__"} <= set(tags["tensors"])

@@ -11,8 +11,9 @@ import torch
 
 from fedgan.settings import Wandb
 from fedgan.tracking.base import Observers
-from fedgan.tracking.evaluations import write_evaluation
-from fedgan.tracking.records import Records
+from fedgan.tracking.evaluations import FOLDER, TABLE, looked_at, write_evaluation
+from fedgan.tracking.pictures import sample_grid
+from fedgan.tracking.records import Records, Table, round_first
 from fedgan.tracking.series import MOST_ROWS
 from fedgan.tracking.wandb import WandbTracker, extremes, kept_in_summary
 from fedgan.tracking.wandb_session import LAST_STEP, RUN_ID
@@ -132,6 +133,58 @@ def test_a_resumed_run_goes_on_with_the_same_run(info, record, samples, offline)
 
 
 @pytest.mark.slow
+def test_rounds_that_a_kill_took_from_wandbs_file_are_sent_again(info, record, samples, offline):
+    """W&B's file is behind by seconds: whoever is killed may have saved rounds that it lacks."""
+    play(info, record, samples, looks=(2, 3), end=False)
+    path = info.run_dir / "samples" / "round_0002.png"
+    path.parent.mkdir()
+    sample_grid(samples, info.classes).save(path)
+    look = {"final": {"measures": ["memory"]}, "pictures": {"memory": ["closest pairs"]}}
+    look |= {"round": 1, "figures": {"kid_x": 0.5}}
+    (info.run_dir / FOLDER).mkdir()
+    write_evaluation(info.run_dir / FOLDER / looked_at(1), look, {"closest pairs": PICTURE})
+    (info.run_dir / LAST_STEP).write_text("1\n")  # all that was sure
+    play(info, record, samples, rounds=())
+    first, second = offline(info.run_dir)
+    again = second.rounds()
+    assert [row["_step"] for row in again] == [2, 3]
+    for old, new in zip(first.rounds()[1:], again, strict=True):
+        assert new.keys() >= OF_A_ROUND
+        assert {k: new[k] for k in OF_A_ROUND} == {k: old[k] for k in OF_A_ROUND}
+        assert new["fd_domain"] == old["fd_domain"]
+    assert again[0]["samples/caption"] == "round 2"
+    assert (again[0]["full/kid_x"], again[0]["full/round"]) == (0.5, 1)
+    assert again[0]["closest pairs/caption"] == "closest pairs, round 1"
+
+
+@pytest.mark.slow
+def test_a_full_look_before_a_stop_is_in_the_next_row(info, record, samples, offline):
+    """Its figures wait for the next round's row, which a stop in between keeps from coming."""
+    told = {"round": 2, "final": {"measures": []}, "figures": {"kid_x": 0.5, "acc_x": 0.75}}
+    play(info, record, samples, rounds=(1, 2), end=False)
+    (info.run_dir / FOLDER).mkdir()
+    write_evaluation(info.run_dir / FOLDER / looked_at(2), told, {})
+    rows = [{"round": 1, "kid_x": 0.25}, {"round": 2, "kid_x": 0.5}]
+    Table(info.run_dir / TABLE, round_first).append(rows)
+    play(info, record, samples, rounds=(3,))
+    _, second = offline(info.run_dir)
+    (row,) = second.rounds()
+    assert (row["round"], row["full/round"], row["full/kid_x"]) == (3, 2, 0.5)
+    assert second.summary["full/kid_x"] == {"min": 0.25}
+    # Drawn over the round that was looked at, whatever the summary keeps.
+    for key in ("full/kid_x", "full/acc_x"):
+        assert second.metrics[key].step_metric == "full/round"
+
+
+@pytest.mark.slow
+def test_the_clients_are_told_though_the_first_start_failed(info, record, samples, offline):
+    (info.run_dir / RUN_ID).write_text("abcd1234\n")
+    play(info, record, samples, rounds=(1,), end=False)
+    (found,) = offline(info.run_dir)
+    assert found.history[0]["clients/_type"] == "table-file"
+
+
+@pytest.mark.slow
 def test_a_run_that_only_had_its_end_to_come(info, record, samples, offline):
     play(info, record, samples, end=False)
     play(info, record, samples, rounds=())
@@ -160,14 +213,15 @@ def test_a_later_evaluation_belongs_to_the_same_run(info, record, samples, offli
 
 @pytest.mark.slow
 def test_a_grids_own_words_go_before(info, record, samples, offline):
-    tags = ["attack: patch 6 %", "own", "defense: " + "x" * 80]
+    tags = ["attack: patch 6 %", "own", "defense: " + "x" * 80, "seed: 7"]
     settings = Wandb(project="p", tags=tags, job_type="attack", name="cell")
     play(info, record, samples, rounds=(1,), settings=settings, end=False)
     (found,) = offline(info.run_dir)
     assert (found.run.job_type, found.run.display_name) == ("attack", "cell")
-    assert sorted(len(tag) for tag in found.run.tags) == [3, 17, 64]
+    assert sorted(len(tag) for tag in found.run.tags) == [3, 7, 17, 64]
     assert found.config["labels"]["attack"] == "patch 6 %"
     assert found.config["labels"]["data"] == "d"
+    assert found.config["labels"]["seed"] == 7  # to filter by it as by that of a single run
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -55,6 +56,27 @@ def test_online_with_a_host_that_answers_is_online(monkeypatch):
         assert reachable_mode(ONLINE) == "online"
 
 
+def test_a_server_that_does_not_take_the_run_leaves_it_offline(monkeypatch, tmp_path, caplog):
+    """A wrong key, or a gateway that takes every call: the rows are kept, to be sent later."""
+    import wandb
+
+    tried = []
+
+    def opened(self, mode):
+        tried.append(mode)
+        if mode == "online":
+            raise ConnectionError("401\nand more")
+        self.run = SimpleNamespace(step=0)
+
+    monkeypatch.setattr(wandb_session, "reachable_mode", lambda settings: "online")
+    monkeypatch.setattr(wandb, "teardown", lambda: tried.append("let go"))
+    monkeypatch.setattr(Session, "_open", opened)
+    with caplog.at_level(logging.WARNING, "fedgan"):
+        assert Session(ONLINE, tmp_path, name="x").step == -1
+    assert tried == ["online", "let go", "offline"]
+    assert caplog.messages == ["W&B: not online: 401; logging offline instead"]
+
+
 @pytest.fixture
 def unopened(tmp_path):
     """A session whose run ends as a call does."""
@@ -63,6 +85,7 @@ def unopened(tmp_path):
         session = Session.__new__(Session)
         session.run = SimpleNamespace(finish=finish)
         session.step, session._last_step = 2, tmp_path / LAST_STEP
+        session._unsure, session._settles = deque(), 0.0
         return session
 
     return make
@@ -110,6 +133,25 @@ def test_a_step_is_sent_once_only(tmp_path, unopened):
     assert (tmp_path / LAST_STEP).read_text() == "3\n"
     session.finish(30)
     assert (tmp_path / LAST_STEP).read_text() == "4\n"
+
+
+def test_a_row_is_sure_only_when_it_must_be_on_the_disk(tmp_path, unopened):
+    session = unopened(lambda: None)
+    session._settles, session.run.log = 0.2, lambda values, step, commit: None
+    session.log({"a": 1})
+    session.log({"a": 2})
+    assert not (tmp_path / LAST_STEP).exists()
+    time.sleep(0.25)
+    session.log({"a": 3})
+    assert (tmp_path / LAST_STEP).read_text() == "4\n"
+
+
+def test_wandb_is_told_to_write_often():
+    import wandb
+
+    ((name, seconds),) = wandb_session._flushed().items() or [("", 0)]
+    settings = wandb.Settings(**{name: seconds})
+    assert 0 < getattr(settings, name) < wandb_session.SURE_AFTER
 
 
 def test_an_error_is_told_before_the_other_ranks_stop_waiting_for_it():

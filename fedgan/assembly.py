@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedgan.attacks.base import NoAttack, poison_share
+from fedgan.attacks.hiding import Hiding
 from fedgan.checkpoint import Checkpoints
 from fedgan.client import ClientGAN
 from fedgan.clients import ClientPool
@@ -22,7 +23,7 @@ from fedgan.models.base import Generator
 from fedgan.plan import Plan
 from fedgan.probe import Probe
 from fedgan.seeding import derive, torch_generator
-from fedgan.server import Server
+from fedgan.server import Sampler, Server
 from fedgan.tracking.base import Observer
 
 
@@ -72,6 +73,7 @@ def assemble(
         server=server,
         pool=pool,
         defense=plan.defense,
+        sampler=Sampler(server.generator, plan.shape, multi_label=plan.dataset.multi_label),
         watch=watch,
         final=final,
         grid=grid_latents(plan, generator.latent_dim, cluster.device),
@@ -114,7 +116,9 @@ def local_client(
     clean = ClientImages(train.images, train.labels, index, flip=flip)
     if number not in plan.schedule.clients or isinstance(plan.attack, NoAttack):
         return LocalClient(gan, clean)
-    return LocalClient(gan, clean, poisoned_images(plan, number, clean))
+    weight = settings.attack.hide
+    hiding = Hiding(weight, plan.shape.classes) if weight else None
+    return LocalClient(gan, clean, poisoned_images(plan, number, clean), hiding)
 
 
 def poisoned_images(plan: Plan, number: int, clean: ClientImages) -> ClientImages:

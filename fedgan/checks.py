@@ -69,9 +69,12 @@ def _check_attack(attack: Attack, federation: Federation) -> None:
     _at_least("attack.on_rounds", attack.on_rounds, 1)
     _at_least("attack.off_rounds", attack.off_rounds, 1)
     _at_least("attack.only_label", attack.only_label, 0)
+    _at_least("attack.hide", attack.hide, 0)
     if attack.share is not None:
         _within("attack.share", attack.share, 0, 1, open_below=True, open_above=True)
     of_images = attack.name != "none" or attack.class_path is not None
+    if attack.hide and not of_images:
+        raise UserError("attack.hide: attack.name is none, so that there is nothing to hide")
     if attack.only_label is not None and not of_images:
         raise UserError(
             f"attack.only_label: is {attack.only_label}, but attack.name is none, so that no image "

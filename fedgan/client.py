@@ -11,6 +11,7 @@ from lightning import LightningModule
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
+from fedgan.attacks.hiding import Hiding
 from fedgan.data.augment import cutout, translate
 from fedgan.images import to_float
 from fedgan.models.base import AdversarialLoss, Generator
@@ -58,6 +59,8 @@ class ClientGAN(LightningModule):
         if share_discriminator:
             self._shared.append(discriminator)
         self._rng = torch.Generator()
+        self.hiding: Hiding | None = None
+        """Of a client that is attacking, and hides it."""
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         settings = self.training_settings
@@ -85,6 +88,8 @@ class ClientGAN(LightningModule):
         """
         unflatten(parameters, *self._shared)
         self._rng = rng
+        if self.hiding is not None:
+            self.hiding.begin(self.generator)
         self.train()
         sums = torch.zeros(2, device=self.device)
         last = sums
@@ -132,24 +137,30 @@ class ClientGAN(LightningModule):
         self.discriminator.requires_grad_(False)
         try:
             with self._autocast():
-                logits = self.discriminator(self._augment(self._generate(labels)), labels).float()
+                latents = self._latents(labels)
+                images: Tensor = self.generator(latents, labels).float()
+                logits = self.discriminator(self._augment(images), labels).float()
                 reference = logits
                 if self.loss.uses_real_in_generator_step:
                     with torch.no_grad():
                         reference = self.discriminator(real, labels).float()
-                loss = self.loss.generator(reference, logits)
+                loss = total = self.loss.generator(reference, logits)
+            if self.hiding is not None:
+                total = loss + self.hiding.penalty(images, latents, labels)
             optimizer.zero_grad()
-            self.manual_backward(loss)
+            self.manual_backward(total)
             optimizer.step()
         finally:  # memory runs out here as likely as anywhere
             self.discriminator.requires_grad_(True)
         return loss.detach()
 
     def _generate(self, labels: Tensor) -> Tensor:
-        size = (len(labels), self.generator.latent_dim)
-        latents = torch.randn(size, generator=self._rng, device=labels.device)
-        images: Tensor = self.generator(latents, labels).float()
+        images: Tensor = self.generator(self._latents(labels), labels).float()
         return images
+
+    def _latents(self, labels: Tensor) -> Tensor:
+        size = (len(labels), self.generator.latent_dim)
+        return torch.randn(size, generator=self._rng, device=labels.device)
 
     def _augment(self, images: Tensor) -> Tensor:
         """The same kinds of change for real and generated images, so that none leaks into G."""

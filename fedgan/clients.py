@@ -216,6 +216,7 @@ class ClientPool:
         images, honest = client.clean, None
         timeout = self.settings.federation.client_timeout
         end = None if timeout is None else time.monotonic() + timeout  # of both trainings
+        client.gan.hiding = None
         try:
             if client.poisoned is not None and self.schedule.active(number, round):
                 images = client.poisoned
@@ -228,6 +229,8 @@ class ClientPool:
                     honest = losses_of(report)
                     client.undo()
                     client.begin()
+            if images is client.poisoned:
+                client.gan.hiding = client.hiding
             report = self._local_steps(client, images, parameters, purpose, update, end)
         except Abandoned:
             self.cluster.check()  # raises, if that was why

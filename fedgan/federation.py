@@ -19,7 +19,7 @@ from fedgan.defenses.base import Defense, ServerMeans
 from fedgan.errors import Interrupted, UserError
 from fedgan.evaluation import Evaluation, Examiner
 from fedgan.generated import generate
-from fedgan.server import Server
+from fedgan.server import Sampler, Server
 from fedgan.settings import Experiment
 from fedgan.signals import stop_name
 from fedgan.tracking.base import Observer, RoundRecord
@@ -37,6 +37,7 @@ class Federation:
         server: the global model; the same on every rank.
         pool: the clients.
         defense: the rule; the same on every rank.
+        sampler: runs an uploaded model as a generator, for the defence.
         watch: measures the generator on the way.
         final: measures it at the end.
         grid: latents and labels [rows, columns, ...] of the picture of samples.
@@ -53,6 +54,7 @@ class Federation:
     server: Server
     pool: ClientPool
     defense: Defense
+    sampler: Sampler
     watch: Examiner
     final: Examiner
     grid: tuple[Tensor, Tensor]
@@ -97,7 +99,7 @@ class Federation:
         # The simulation's, of the clients as they are before the next round.
         critic_bias = self.pool.critic_bias(training.sound, round)
 
-        means = ServerMeans(round, self.server.parameters, self.settings.seed)
+        means = ServerMeans(round, self.server.parameters, self.settings.seed, self.sampler)
         verdict = self.defense(training.updates, training.sound, means)
         aggregate = verdict.joined(training.updates)
         self.server.step(aggregate)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedgan.attacks.hiding import Hiding
 from fedgan.client import Batch, ClientGAN
 from fedgan.data.device import ClientImages
 from fedgan.errors import about_client
@@ -34,6 +35,7 @@ class LocalClient:
         gan: its networks and optimisers.
         clean: its images.
         poisoned: what it trains on while it attacks, if it ever poisons images.
+        hiding: how it hides that, if it does.
         honest: the losses [4] of honest training in a round that was then poisoned, if asked for.
         lies: whether it hands in something else than what it has trained in this round.
         why: one line and a traceback, of a round that has failed.
@@ -42,6 +44,7 @@ class LocalClient:
     gan: ClientGAN
     clean: ClientImages
     poisoned: ClientImages | None = None
+    hiding: Hiding | None = None
     honest: Tensor | None = None
     lies: bool = False
     why: tuple[str, str] | None = None

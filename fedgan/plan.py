@@ -24,7 +24,7 @@ from fedgan.data.base import Dataset, Source, Split
 from fedgan.data.partition import counts as count_labels
 from fedgan.data.partition import partition
 from fedgan.defenses.base import Defense
-from fedgan.defenses.chain import PerNetwork
+from fedgan.defenses.detected import per_network
 from fedgan.devices import resolve_accelerator, threads
 from fedgan.errors import UserError
 from fedgan.models.base import AdversarialLoss, ImageShape, Pair
@@ -99,7 +99,7 @@ def make_plan(settings: Experiment, load: Callable[[Source, Experiment], Dataset
     with torch.device("meta"):
         networks = pair.build(shape)  # to hear whether it can draw this size, and how large it is
     sizes = [sum(tensor.numel() for tensor in shared_tensors(one)) for one in networks]
-    defense = PerNetwork(rules, sizes) if len(rules) > 1 else rules[0]
+    defense = per_network(rules, sizes) if len(rules) > 1 else rules[0]
     attack.check(shape.channels, shape.size, shape.classes)
     schedule = _schedule(settings, attack, dataset, parts)
     _warn_of_idle_attacks(settings, schedule, update_attacks)

@@ -8,8 +8,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedgan.models.base import Generator
-from fedgan.vectors import flatten, unflatten
+from fedgan.models.base import Generator, ImageShape
+from fedgan.vectors import flatten, shared_tensors, unflatten
+
+
+class Sampler:
+    """Runs a vector of shared parameters as a generator, for a defence (`defenses.base.Sampler`).
+
+    Args:
+        generator: the network, whose own parameters are overwritten.
+        shape: of what it draws.
+        multi_label: whether it takes labels float [m, K] instead of int64 [m].
+    """
+
+    def __init__(self, generator: Generator, shape: ImageShape, *, multi_label: bool) -> None:
+        self._generator = generator
+        self._size = sum(tensor.numel() for tensor in shared_tensors(generator))
+        self.latent_dim = generator.latent_dim
+        self.classes = shape.classes
+        self.multi_label = multi_label
+        self.image = (shape.channels, shape.size, shape.size)
+
+    @torch.no_grad()
+    def __call__(self, parameters: Tensor, latents: Tensor, labels: Tensor) -> Tensor:
+        unflatten(parameters[: self._size], self._generator)
+        images: Tensor = self._generator(latents, labels)
+        return images.float()
 
 
 class Server:

@@ -168,6 +168,10 @@ class Attack(Component):
     """What they report instead of their losses: median or clean; written likewise. null is
     honest."""
 
+    hide: float = 0.0
+    """Weight of a term in their generators' loss that keeps what they draw near the global
+    generator, as an audit sees it: attackers that know of it. 0 hides nothing, 1 a part."""
+
     def is_active(self) -> bool:
         """Whether anybody attacks at all. A poison rate of 0 is the clean arm of an attack."""
         of_images = self.name not in (None, "none") or self.class_path is not None

@@ -76,7 +76,18 @@ class RowShards:
 
     def take(self, columns: Tensor) -> Tensor:
         """The columns [k] of all rows, [n, k], on every rank; for a k far below P."""
-        own = self.rows[:, columns]
+        return self._gathered(self.rows[:, columns])
+
+    def each(self, statistic: Callable[[Tensor], Tensor], size: int) -> Tensor:
+        """What `statistic` makes of each row [P] by itself: [n, size], float32, on every rank; for
+        a size far below P."""
+        own = self.rows.new_empty((len(self.rows), size))
+        for place, row in zip(own, self.rows, strict=True):
+            place.copy_(statistic(row))
+        return self._gathered(own)
+
+    def _gathered(self, own: Tensor) -> Tensor:
+        """What each rank has of its own rows, [m, k], of all of them, [n, k]."""
         if world() == 1:
             return own
         counts = self._counts()

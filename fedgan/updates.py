@@ -9,13 +9,13 @@ the updates: a matrix of coefficients [k, n], not a copy of n x P numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from fedgan.shards import RowShards
+from fedgan.shards import RowShards, rank
 
 CANCELLED = 1e-8
 """A squared distance below this share of the squared norms it comes from has lost 8 of float64's 16
@@ -147,6 +147,33 @@ class UpdateMatrix:
 
         products = self._shards.sum(term, (len(self.clients), len(vectors))).cpu()
         return products if self.mix is None else self.mix @ products
+
+    def each(self, statistic: Callable[[Tensor], Tensor], size: int) -> Tensor:
+        """What `statistic` makes of every row [P] by itself: float32 [n, size], the same on every
+        rank; for a size far below P.
+
+        Each rank works on the rows of its own clients, so only statistics travel. Raises
+        `ValueError` after a pre-aggregation, whose rows lie on no single rank.
+        """
+        if self.mix is not None:
+            raise ValueError("rows that were mixed are on no rank as a whole")
+        return self._shards.each(statistic, size)
+
+    def only(self, positions: Sequence[int], weights: Tensor) -> UpdateMatrix:
+        """The rows at some positions, ascending, with weights [k] of their own; the others are as
+        if their clients had handed in nothing. Raises `ValueError` after a pre-aggregation."""
+        if self.mix is not None:
+            raise ValueError("rows that were mixed cannot be told apart any more")
+        clients = tuple(self.clients[i] for i in positions)
+        owners = tuple(self.owners[i] for i in positions)
+        here = [
+            client
+            for client, owner in zip(self.clients, self.owners, strict=True)
+            if owner == rank()
+        ]
+        own = [j for j, client in enumerate(here) if client in clients]
+        rows = self.rows if len(own) == len(here) else self.rows[own]
+        return UpdateMatrix(rows, clients, owners, weights.double().cpu())
 
     def take(self, columns: Tensor) -> Tensor:
         """Some columns [q] of all rows: [k, q], on every rank; for a q far below P."""

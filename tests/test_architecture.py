@@ -35,7 +35,7 @@ LAYERS = [  # from the top; a module imports from its own row or from those belo
     ["meeting"],
     ["attacks", "defenses", "metrics", "tracking", "devices", "checks", "config"],
     ["launcher"],
-    ["models", "data", "updates", "reports", "images", "signals"],
+    ["models", "data", "updates", "reports", "images", "signals", "evidence"],
     ["shards", "vectors"],
     ["settings", "errors", "seeding", "cache", "components"],
 ]

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from fedgan.components import build, find
-from fedgan.defenses.base import Defense, ServerMeans, Stage
+from fedgan.defenses.base import Defense, Detector, ServerMeans, Stage
 from fedgan.defenses.chain import Chain
+from fedgan.defenses.detected import Detected
 from fedgan.defenses.fedavg import FedAvg
 from fedgan.errors import UserError
 from fedgan.reports import OK, Report, usable
@@ -37,6 +38,16 @@ def make_defense(choices: Sequence[Choice], key: str = "defense") -> Defense:
             component = Component(FedAvg.name)
         cls = find(key, component, "fedgan.defenses", Stage)  # type: ignore[type-abstract]
         stages.append(build(key, component, cls))
+    first = stages[0] if stages else None
+    if isinstance(first, Detector):
+        return Detected(first, _rule(stages[1:], key))
+    return _rule(stages, key)
+
+
+def _rule(stages: list[Stage], key: str) -> Defense:
+    late = [stage.name for stage in stages if isinstance(stage, Detector)]
+    if late:
+        raise UserError(f"{key}: {late[0]} judges before all other stages; it must be the first")
     if len(stages) == 1 and isinstance(stages[0], Defense):
         return stages[0]
     return Chain(stages)
@@ -87,10 +98,11 @@ def aggregate(
         raise UserError("parameters belong to a single rule; give a chain's as init_args")
     choices: list[Choice] = list(rule) if several else [_with(rule, parameters)]  # type: ignore[arg-type,list-item]
     defense = make_defense(choices, "rule")
-    stages = defense.stages if isinstance(defense, Chain) else [defense]
-    for stage in stages:
+    for stage in _stages(defense):
         if stage.reads_losses:
             raise UserError(f"{stage.name} reads losses; there are none beside plain updates")
+        if stage.runs_generators:
+            raise UserError(f"{stage.name} runs the clients' generators; plain updates are none")
     kept = _usable(rows)
     if not kept:
         raise UserError("none of the updates is usable")
@@ -112,6 +124,12 @@ def aggregate(
     whole = isinstance(updates, (Tensor, np.ndarray))
     kind = updates if whole else updates[0]
     return joined if isinstance(kind, Tensor) else joined.numpy()  # type: ignore[return-value]
+
+
+def _stages(defense: Defense) -> list[Stage]:
+    if isinstance(defense, Detected):
+        return [defense.detector, *_stages(defense.rule)]
+    return defense.stages if isinstance(defense, Chain) else [defense]
 
 
 def _shares(weights: Sequence[float] | None, n: int) -> Tensor:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,26 @@ from fedgan.updates import UpdateMatrix
 log = logging.getLogger(__name__)
 
 
+class Sampler(Protocol):
+    """Runs a vector of shared parameters [P] as a generator, on latents and labels of the server's
+    own; no data of a client.
+
+    Attributes:
+        latent_dim: Z.
+        classes: K.
+        multi_label: whether labels are float [m, K] instead of int64 [m].
+        image: C, H, W.
+    """
+
+    latent_dim: int
+    classes: int
+    multi_label: bool
+    image: tuple[int, int, int]
+
+    def __call__(self, parameters: Tensor, latents: Tensor, labels: Tensor) -> Tensor:
+        """Latents [m, Z] and labels to images [m, C, H, W] in [-1, 1], without gradients."""
+
+
 @dataclass(frozen=True)
 class ServerMeans:
     """What the server has of its own; the same on every rank.
@@ -32,15 +52,32 @@ class ServerMeans:
         round: from 1.
         parameters: the global model [P] that the clients of this round started from.
         seed: the experiment's.
+        sampler: runs a model as a generator; None outside a federation of GANs.
     """
 
     round: int
     parameters: Tensor
     seed: int = 0
+    sampler: Sampler | None = None
 
     def rng(self, *purpose: str | int) -> torch.Generator:
         """Randomness of this round for one purpose, on the CPU: the same bytes on any device."""
         return torch_generator(self.seed, "defense", self.round, *purpose)
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """What a defence shows of a client that it accuses.
+
+    Attributes:
+        client: its number.
+        words: what is there, in a sentence.
+        picture: of it, uint8 [C, H, W] on the CPU.
+    """
+
+    client: int
+    words: str
+    picture: Tensor
 
 
 @dataclass(frozen=True)
@@ -54,6 +91,9 @@ class Verdict:
         flagged: bool [n].
         acted: whether the verdict changed any weight in this round.
         aggregate: the joined update [P] of a rule that is not a weighted mean, else None.
+        correction: what is added to the global model beside it [P], to undo what clients put there
+            before they were found out; or None.
+        exhibits: what speaks against the clients that are accused.
     """
 
     weights: Tensor
@@ -61,6 +101,8 @@ class Verdict:
     flagged: Tensor
     acted: bool = False
     aggregate: Tensor | None = None
+    correction: Tensor | None = None
+    exhibits: tuple[Exhibit, ...] = field(default=(), repr=False)
 
     @classmethod
     def of(
@@ -85,10 +127,11 @@ class Verdict:
         )
 
     def joined(self, updates: UpdateMatrix) -> Tensor:
-        """The aggregate update [P]: the rule's own, or the mean under the weights."""
-        if self.aggregate is not None:
-            return self.aggregate
-        return updates.weighted_mean(self.weights)
+        """The aggregate update [P]: the rule's own, or the mean under the weights; corrected."""
+        own = self.aggregate
+        if own is None:
+            own = updates.weighted_mean(self.weights)
+        return own if self.correction is None else own + self.correction
 
 
 class Stage(ABC):
@@ -98,6 +141,8 @@ class Stage(ABC):
     name: ClassVar[str]
     reads_losses: ClassVar[bool] = False
     """Whether it needs more of a report than the client's number."""
+    runs_generators: ClassVar[bool] = False
+    """Whether it needs the server's `sampler`."""
 
     def check(self, n: int) -> None:
         """Raises `UserError` where the stage cannot work with n clients in a round."""
@@ -135,6 +180,17 @@ class Defense(Stage):
     ) -> Verdict:
         """Judges the usable updates of one round; `reports` are in the same order. Every rank calls
         it with the same reports, and must come to the same verdict."""
+
+
+class Detector(Stage):
+    """Judges the clients of a round before a rule joins what is left of them."""
+
+    @abstractmethod
+    def __call__(
+        self, updates: UpdateMatrix, reports: Sequence[Report], server: ServerMeans
+    ) -> Verdict:
+        """As `Defense`; `weights` are what is left of the fair ones, 0 for a client whose update
+        the rule is not to see. Somebody is left."""
 
 
 class PreAggregation(Stage):

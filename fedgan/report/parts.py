@@ -11,6 +11,8 @@ from fedgan.report.pictures import Grid, picture_uri
 from fedgan.report.scenes import Arm, Scene
 from fedgan.report.words import number, share
 from fedgan.runs import Run
+from fedgan.tracking.exhibits import EXHIBITS
+from fedgan.tracking.records import read_table
 
 CLIENT_CHARTS = {
     "g_loss": "Generator loss of every client",
@@ -137,11 +139,22 @@ def panel(position: int, run: Run) -> dict[str, Any]:
         "partition_alt": f"Training images of each class by client; {who}",
         "classes": list(zip(run.summary.get("classes", []), charts.SHADES * 9, strict=False)),
         "old_partition": picture_uri(whole) if not partition and whole.is_file() else None,
+        "exhibits": _exhibits(run),
         "clients": tables.clients_table(run),
         "figures": tables.figures_table(run),
         "detection": words[:1].upper() + words[1:],
         "sha": run.summary.get("generator_sha256", ""),
     }
+
+
+def _exhibits(run: Run) -> list[dict[str, str]]:
+    """Of each client that the defence accused, what it showed last."""
+    last = {row["client"]: row for row in read_table(run.path / f"{EXHIBITS}.csv")}
+    return [
+        {"uri": picture_uri(run.path / row["picture"]), "words": row["words"]}
+        for _, row in sorted(last.items(), key=lambda pair: int(pair[0]))
+        if (run.path / row["picture"]).is_file()
+    ]
 
 
 def _words(run: Run) -> str:

@@ -41,10 +41,11 @@ def observers(settings: Experiment, run_dir: Path) -> Observers:
 
     from fedgan.tracking.console import LogFile, Screen
     from fedgan.tracking.evaluations import Evaluations
+    from fedgan.tracking.exhibits import Exhibits
     from fedgan.tracking.pictures import Pictures
     from fedgan.tracking.records import Records
 
-    own: list[Observer] = [Records(), Pictures(), Evaluations()]
+    own: list[Observer] = [Records(), Pictures(), Evaluations(), Exhibits()]
     screens: list[Observer] = [LogFile(run_dir / "log.txt"), Screen(Console(file=sys.stdout))]
     return Observers([*own, *screens, *loggers(settings.tracking)])
 

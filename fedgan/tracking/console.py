@@ -74,12 +74,14 @@ class Screen(Observer):
         self._told.clear()
         self._round_ends.append(time.perf_counter())
         self._this_round = 0
+        console = self.console
         if self._progress is not None:
             self._progress.update(self._task, completed=len(self._round_ends))
-            if record.figures:
-                self._progress.console.print(self._line(record), highlight=False)
-            return
-        self.console.print(self._line(record), highlight=False, soft_wrap=True)
+            console = self._progress.console
+        if self._progress is None or record.figures:
+            console.print(self._line(record), highlight=False, soft_wrap=True)
+        for exhibit in record.verdict.exhibits:
+            console.print(f"  {exhibit.words}", highlight=False, markup=False, soft_wrap=True)
 
     def on_end(self, summary: dict[str, Any]) -> None:
         self._stop()

@@ -127,13 +127,13 @@ def write_evaluation(
     mark = hashlib.sha256(_subject(content).encode()).hexdigest()[:6]
     files = {name: f"{path.stem}_{mark}_{name}.png" for name in pictures}
     for name, picture in pictures.items():
-        write_atomically(path.with_name(files[name]), partial(_write_png, picture))
+        write_atomically(path.with_name(files[name]), partial(write_png, picture))
     shown = content.get("pictures", {})
     own = {measure: [files[name] for name in names] for measure, names in shown.items() if names}
     write_json(path, together(read_evaluation(path), {**content, "pictures": own}))
 
 
-def _write_png(picture: Tensor, path: Path) -> None:
+def write_png(picture: Tensor, path: Path) -> None:
     from torchvision.io import encode_png
 
     path.write_bytes(encode_png(picture.to(torch.uint8)).numpy().tobytes())

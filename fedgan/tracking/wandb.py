@@ -75,6 +75,8 @@ class WandbTracker(Logger):
         import wandb
 
         values = self._of_round(scalars(record))
+        for one in record.verdict.exhibits:
+            values |= _images({f"exhibits/client {one.client}": one.picture}, one.words)
         if record.samples is not None:
             picture = sample_grid(record.samples, self._info.classes)
             values["samples"] = wandb.Image(picture, caption=f"round {record.round}")

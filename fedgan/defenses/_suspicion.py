@@ -1,0 +1,139 @@
+"""How much speaks against each client, and what follows: alarms, standing, trust."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedgan.evidence import bands
+
+SPREADS = {
+    "fine map": (0.22, 0.22),
+    "coarse map": (0.22, 0.22),
+    "texture": (0.45, 0.42),
+    "fine map of a class": (0.25, 0.22),
+    "coarse map of a class": (0.22, 0.2),
+    "texture of a class": (0.25, 0.22),
+}
+"""By witness, for the largest entry of its evidence and for the root mean square of all entries:
+the standard deviation, among honest clients, of the logarithm of a client's strength over an honest
+client's; see docs/audit.md for how they were found."""
+SPREADS_OF_LOSSES = (0.9, 0.85)
+"""The same of the losses that clients report, of the discriminator and of the generator."""
+ALARMS_TO_DOUBT, ALARMS_TO_EXCLUDE, MOST_ALARMS = 2, 3, 5
+DOUBTED = 1 / 3
+"""Factor of the weight of a client between the two."""
+QUARTILE = 0.6745
+"""Of the standard normal distribution: half of it is within so much of 0."""
+
+
+@dataclass
+class Standing:
+    """What the server remembers of a client.
+
+    Attributes:
+        maps: accumulated deviations of its mean images that no equipment explains, [groups, C, H,
+            W].
+        textures: likewise of its textures, [groups, features].
+        rounds: how often it was seen.
+        alarms: rounds with an alarm less those without, from 0 to `MOST_ALARMS`.
+        since: the round of the first alarm of those that count; 0 where there is none.
+    """
+
+    maps: Tensor
+    textures: Tensor
+    losses: Tensor
+    rounds: int = 0
+    alarms: int = 0
+    since: int = 0
+
+    @property
+    def is_excluded(self) -> bool:
+        return self.alarms >= ALARMS_TO_EXCLUDE
+
+    @property
+    def trust(self) -> float:
+        """Factor of its weight."""
+        if self.is_excluded:
+            return 0.0
+        return DOUBTED if self.alarms >= ALARMS_TO_DOUBT else 1.0
+
+    def add(self, maps: Tensor, textures: Tensor, losses: Tensor, forgetting: float) -> None:
+        """A round's evidence."""
+        self.maps = forgetting * self.maps + maps
+        self.textures = forgetting * self.textures + textures
+        self.losses = forgetting * self.losses + losses
+        self.rounds += 1
+
+    def judge(self, alarm: bool, round: int) -> None:
+        """A round's alarm, or its absence."""
+        if alarm and self.alarms == 0:
+            self.since = round
+        self.alarms = min(MOST_ALARMS, self.alarms + 1) if alarm else max(0, self.alarms - 1)
+        if self.alarms == 0:
+            self.since = 0
+
+    def witnesses(self, forgetting: float) -> Tensor:
+        """How strong its evidence is by each witness, float64 [w, 2]: `SPREADS` in order, the last
+        three where there are several classes. Whoever was seen more often has not the more of it,
+        as far as it is chance."""
+        grown = math.sqrt(sum(forgetting ** (2 * k) for k in range(self.rounds)))
+        maps = _strengths(bands(self.maps)[:, :2].flatten(2))  # [groups, bands, 2]
+        textures = _strengths(self.textures)[:, None]
+        each = torch.cat([maps, textures], 1).double().cpu() / grown
+        return torch.cat([each[0], each[1:].amax(0)]) if len(each) > 1 else each[0]
+
+
+def _strengths(entries: Tensor) -> Tensor:
+    """The largest and the root mean square of entries [..., k]: [..., 2]."""
+    return torch.stack([entries.abs().amax(-1), entries.square().mean(-1).sqrt()], -1)
+
+
+def scores(strengths: Tensor, believed: Sequence[int] | None = None) -> Tensor:
+    """How far each client stands out: of witnesses' strengths [n, w, 2] the highest logarithm of
+    the ratio to an honest client's, in standard deviations of honest clients; [n].
+
+    Honest ones are told by the shortest half of the logarithms (Grubel 1988, Ann. Statist. 16,
+    619) among those `believed` (all, if not given): more than half of them, as close together as
+    may be, so that a minority that agrees can neither be the half nor stretch it. The half's mean
+    is the honest client's, its width their standard deviation, if that is not less than `SPREADS`.
+    """
+    spreads = list(SPREADS.values())[: strengths.shape[1]]
+    return _apart(strengths.flatten(1), torch.tensor(spreads).flatten(), believed)
+
+
+def scores_of_losses(deviations: Tensor, believed: Sequence[int]) -> Tensor:
+    """The same of accumulated deviations of losses [n, 2]: [n]."""
+    return _apart(deviations.abs(), torch.tensor(SPREADS_OF_LOSSES), believed)
+
+
+def _apart(strengths: Tensor, known: Tensor, believed: Sequence[int] | None) -> Tensor:
+    logs = strengths.double().clamp(min=torch.finfo(torch.float64).tiny).log()
+    ordered = (logs if believed is None else logs[list(believed)]).sort(0).values
+    half = len(ordered) // 2 + 1
+    widths = ordered[half - 1 :] - ordered[: len(ordered) - half + 1]
+    start = widths.argmin(0)
+    inside = start + torch.arange(half)[:, None]
+    middle = ordered.gather(0, inside).mean(0)
+    width = widths.gather(0, start[None])[0] / (2 * QUARTILE)
+    return ((logs - middle) / torch.maximum(known.double(), width)).amax(1)
+
+
+def p_values(scores: Tensor, witnesses: int) -> Tensor:
+    """Of the highest of so many standard normal scores, by Bonferroni: [n]."""
+    chance: Tensor = witnesses * torch.special.ndtr(-scores)
+    return chance.clamp(max=1)
+
+
+def trusts(standings: Sequence[Standing], scores: Tensor) -> Tensor:
+    """Factors of the clients' weights, float64 [n]. Of those that are to be excluded only a
+    minority is, the most suspect; the others stay doubted."""
+    accused = [i for i, one in enumerate(standings) if one.is_excluded]
+    accused.sort(key=lambda i: -float(scores[i]))
+    found = torch.tensor([one.trust for one in standings], dtype=torch.float64)
+    found[accused[(len(standings) - 1) // 2 :]] = DOUBTED
+    return found

@@ -1,0 +1,85 @@
+"""The attacker that keeps what it draws near the global generator."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fedgan.attacks.hiding import PIXELS, TEXTURES, Hiding
+from fedgan.cli import main
+from fedgan.evidence import FLOOR, textures
+
+
+class Linear(nn.Module):
+    """Draws the same noise whatever it learns, and an image of its own on top."""
+
+    def __init__(self):
+        super().__init__()
+        self.added = nn.Parameter(torch.zeros(1, 8, 8))
+
+    def forward(self, latents, labels):
+        return 0.3 * latents.view(-1, 1, 8, 8) + self.added
+
+
+def drawn(generator, labels):
+    latents = torch.randn((len(labels), 64), generator=torch.Generator().manual_seed(0))
+    return generator(latents, labels), latents, labels
+
+
+def test_it_is_0_where_nothing_has_changed_and_the_definition_where_something_has():
+    generator, hiding = Linear(), Hiding(3.0, 2)
+    hiding.begin(generator)
+    labels = torch.tensor([0, 1, 1, 0, 1])
+    assert hiding.penalty(*drawn(generator, labels)).item() == 0
+    before = drawn(generator, labels)[0].detach()
+    with torch.no_grad():
+        generator.added[0, 2, 3] = 0.5
+    images, latents, labels = drawn(generator, labels)
+    maps = 0.5**2 / 64 / PIXELS**2  # the same in every group
+    logs = []
+    for group in (slice(None), labels == 0, labels == 1):
+        now, then = (np.log(textures(x[group]).mean(0).detach() + FLOOR) for x in (images, before))
+        logs.append(now - then)
+    expected = 3 * (maps + torch.stack(logs).square().mean().item() / TEXTURES**2)
+    assert hiding.penalty(images, latents, labels).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_its_gradient_leads_back_to_the_global_generator():
+    generator, hiding = Linear(), Hiding(1.0, 2)
+    hiding.begin(generator)
+    with torch.no_grad():
+        generator.added[0, 2, 3] = 0.5
+    hiding.penalty(*drawn(generator, torch.tensor([0, 1, 0, 1]))).backward()
+    assert generator.added.grad[0, 2, 3] > 0
+    assert generator.added.grad.abs().argmax() == 2 * 8 + 3
+
+
+def test_labels_may_be_several():
+    generator, hiding = Linear(), Hiding(1.0, 3)
+    hiding.begin(generator)
+    several = torch.tensor([[1.0, 0, 1], [0, 0, 0], [0, 1, 1]])
+    assert hiding.penalty(*drawn(generator, several)).item() == 0
+
+
+def test_only_the_attackers_hide_and_only_while_they_attack(tmp_path, monkeypatch):
+    seen = []
+    begin = Hiding.begin
+
+    def spy(self, generator):
+        seen.append(self.weight)
+        begin(self, generator)
+
+    monkeypatch.setattr(Hiding, "begin", spy)
+    monkeypatch.chdir(tmp_path)
+    small = ["--federation.local_steps=1", "--data.init_args.train=200", "--evaluate.every=0"]
+    words = ["train", "smoke.yaml", "--run_dir=run", "--federation.rounds=3", *small]
+    words += ["--evaluate.measures=[fidelity]", "--attack.from_round=2", "--attack.hide=2.5"]
+    assert main(words) == 0
+    assert seen == [2.5, 2.5]
+
+
+def test_there_must_be_something_to_hide(capsys):
+    assert main(["train", "smoke.yaml", "--attack.name=none", "--attack.hide=1"]) == 2
+    assert "attack.hide: attack.name is none" in capsys.readouterr().err

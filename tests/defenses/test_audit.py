@@ -1,0 +1,313 @@
+"""The audit on generators whose whole doing is known: a base image, chance, and what is planted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fedgan.defenses._suspicion import Standing, p_values, scores, trusts
+from fedgan.defenses.api import aggregate, make_defense
+from fedgan.defenses.audit import Audit
+from fedgan.defenses.base import ServerMeans
+from fedgan.defenses.chain import PerNetwork
+from fedgan.defenses.detected import Detected, per_network
+from fedgan.errors import UserError
+from fedgan.evidence import Groups, bands, describe, split, unexplained
+from fedgan.reports import Report
+from fedgan.updates import UpdateMatrix
+
+SIZE, CLASSES = 16, 3
+PIXELS = SIZE * SIZE
+
+
+class Painter:
+    """A generator whose parameters are the image that it adds to a noisy blob, class by class."""
+
+    latent_dim, classes, multi_label, image = 4, CLASSES, False, (1, SIZE, SIZE)
+
+    def __call__(self, parameters, latents, labels):
+        y, x = torch.meshgrid(*[torch.linspace(-1, 1, SIZE)] * 2, indexing="ij")
+        blob = torch.exp(-2 * (x**2 + y**2))
+        offset = parameters[: CLASSES * PIXELS].view(CLASSES, SIZE, SIZE)[labels]
+        texture = 0.1 * torch.sin(20 * latents[:, :1, None] * x + 10 * latents[:, 1:2, None])
+        return (blob - 0.5 + 0.2 * latents[:, 2, None, None] + texture + offset).clamp(-1, 1)[
+            :, None
+        ]
+
+
+def honest(n):
+    return [Report(i, 1, 10, 1.0, 1.0, 1.0, 1.0) for i in range(n)]
+
+
+def play(audit, plant, n=5, rounds=8, chance=0.01, seed=0, weights=None, move=True):
+    """Rounds of clients whose updates are chance and what `plant(round, client)` adds to images
+    [K, H, W]; the verdicts, and the global parameters at the end."""
+    rng = torch.Generator().manual_seed(seed)
+    parameters = torch.zeros(CLASSES * PIXELS)
+    verdicts = []
+    for round in range(1, rounds + 1):
+        rows = chance * torch.randn((n, CLASSES * PIXELS), generator=rng)
+        for client in range(n):
+            rows[client] += (
+                torch.as_tensor(plant(round, client)).expand(CLASSES, SIZE, SIZE).flatten()
+            )
+        updates = UpdateMatrix.of(rows, weights)
+        verdict = audit(updates, honest(n), ServerMeans(round, parameters, 3, Painter()))
+        if move:
+            parameters = parameters + verdict.joined(updates)
+        verdicts.append(verdict)
+    return verdicts, parameters
+
+
+def corner(strength):
+    image = torch.zeros(SIZE, SIZE)
+    image[-4:-1, -4:-1] = strength * torch.tensor([[1, -1, 1], [-1, 1, -1], [1, -1, 1.0]])
+    return image
+
+
+def nothing(round, client):
+    return torch.zeros(SIZE, SIZE)
+
+
+def patch_by(*clients, start=1, stop=10**6, strength=0.1):
+    def plant(round, client):
+        active = client in clients and start <= round < stop
+        return corner(strength) if active else torch.zeros(SIZE, SIZE)
+
+    return plant
+
+
+def flags(verdicts):
+    return torch.stack([verdict.flagged for verdict in verdicts])
+
+
+def weights(verdicts):
+    return torch.stack([verdict.weights for verdict in verdicts])
+
+
+@pytest.mark.parametrize(("n", "bad"), [(4, [0]), (5, [1, 3]), (9, [0, 1, 2, 3])])
+def test_a_planted_patch_costs_all_weight_after_three_alarms_and_nobody_elses(n, bad):
+    verdicts, _ = play(Audit(), patch_by(*bad), n=n)
+    good = [i for i in range(n) if i not in bad]
+    assert not flags(verdicts)[:, good].any()
+    assert flags(verdicts)[1:, bad].all()
+    lost = weights(verdicts)
+    np.testing.assert_allclose(lost[0], 1 / n)  # nobody falls on one round's word
+    assert (lost[1, bad] > 0).all()
+    assert (lost[3:, bad] == 0).all()
+    np.testing.assert_allclose(lost.sum(1), 1)
+    np.testing.assert_allclose(lost[3:, good], 1 / len(good))
+
+
+@pytest.mark.parametrize("n", [3, 4, 10, 40])
+def test_nobody_is_accused_where_clients_differ_by_chance(n):
+    verdicts, _ = play(Audit(), nothing, n=n, rounds=12, seed=n)
+    assert flags(verdicts).float().mean() <= 0.01
+    assert (weights(verdicts) > 0).all()
+
+
+def test_a_patch_of_one_class_is_seen_and_told():
+    def plant(round, client):
+        images = torch.zeros(CLASSES, SIZE, SIZE)
+        images[2] = corner(0.1 if client == 1 else 0.0)
+        return images
+
+    verdicts, _ = play(Audit(), plant)
+    assert (weights(verdicts)[4:, 1] == 0).all()
+    words = [one.words for verdict in verdicts for one in verdict.exhibits]
+    assert words
+    assert all(one.startswith("client 1: ") for one in words)
+    assert any("class 2" in one for one in words)
+
+
+def test_a_texture_at_another_place_in_every_image_is_seen():
+    class Moving(Painter):
+        def __call__(self, parameters, latents, labels):
+            images = super().__call__(parameters * 0, latents, labels)
+            strength = parameters[0]
+            for i, image in enumerate(images):
+                row, column = (int(7 * abs(float(v))) % (SIZE - 3) for v in latents[i, 2:])
+                image[0, row : row + 3, column : column + 3] += strength * corner(1)[-4:-1, -4:-1]
+            return images
+
+    audit, parameters = Audit(), torch.zeros(CLASSES * PIXELS)
+    rng = torch.Generator().manual_seed(1)
+    for round in range(1, 7):
+        rows = 0.02 * torch.randn((5, CLASSES * PIXELS), generator=rng)
+        rows[3, 0] += 0.4
+        server = ServerMeans(round, parameters, 3, Moving())
+        verdict = audit(UpdateMatrix.of(rows), honest(5), server)
+    assert verdict.weights[3] == 0
+    assert (verdict.weights > 0).sum() == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: 0.7 * image,
+        lambda image: image + 0.2,
+        lambda image: image + 0.1 * image**2,
+        lambda image: image + 0.1 * image.roll(1, -1) - 0.1 * image.roll(-1, -1),
+    ],
+    ids=["contrast", "brightness", "gamma", "shift"],
+)
+def test_what_equipment_does_to_the_whole_image_is_explained(change):
+    y, x = torch.meshgrid(*[torch.linspace(-1, 1, 32)] * 2, indexing="ij")
+    image = torch.exp(-4 * ((x - 0.1) ** 2 + 2 * y**2))[None, None]
+    left = unexplained(change(image)[None] - image[None], image)
+    inside = left[..., 2:-2, 2:-2].abs().max()  # a shift brings something in at the edge
+    assert inside < 0.1 * (change(image) - image).abs().max()
+    patched = image.clone()
+    patched[..., 20:23, 20:23] += 0.05
+    assert unexplained(patched[None] - image[None], image).abs().max() > 0.03
+
+
+def test_a_single_shot_is_never_excluded_and_evidence_fades():
+    verdicts, _ = play(Audit(forgetting=0.5), patch_by(2, start=3, stop=4, strength=0.5), rounds=14)
+    flagged = flags(verdicts)[:, 2]
+    assert flagged[2]
+    assert not flagged[-4:].any()
+    np.testing.assert_allclose(weights(verdicts)[-1], 0.2)
+
+
+def test_whoever_stops_is_let_in_again():
+    verdicts, _ = play(Audit(forgetting=0.5), patch_by(0, stop=6), rounds=24)
+    lost = weights(verdicts)[:, 0]
+    assert (lost == 0).any()
+    assert lost[-1] == pytest.approx(0.2)
+
+
+def test_never_more_than_a_minority_is_excluded():
+    standings = [Standing(*3 * [torch.zeros(1)], alarms=5) for _ in range(5)]
+    found = trusts(standings, torch.tensor([1.0, 5.0, 2.0, 4.0, 3.0]))
+    assert found.tolist() == [1 / 3, 0, 1 / 3, 0, 1 / 3]
+
+
+@pytest.mark.parametrize("way", ["rollback", "remove"])
+def test_cleaning_up_takes_the_patch_out_again(way):
+    dirty, clean = (
+        play(Audit(cleanup=one), patch_by(0, start=3), n=4, rounds=7)[1].view(CLASSES, SIZE, SIZE)
+        for one in ("none", way)
+    )
+    template = corner(1.0)
+    before, after = ((image * template).sum() for image in (dirty, clean))
+    assert before > 0.2
+    assert after < 0.3 * before
+
+
+def test_rollback_goes_back_to_the_model_before_the_first_alarm():
+    audit = Audit(cleanup="rollback")
+    seen = []
+
+    class Spy:
+        def __init__(self, inner):
+            self.inner = inner
+
+        def __call__(self, updates, reports, server):
+            seen.append(server.parameters)
+            return self.inner(updates, reports, server)
+
+    verdicts, _ = play(Spy(audit), patch_by(0, start=3), n=4, rounds=7)
+    fell = next(i for i, v in enumerate(verdicts) if v.correction is not None)
+    since = audit.standings[0].since
+    assert since <= fell
+    torch.testing.assert_close(seen[fell] + verdicts[fell].correction, seen[since - 1])
+
+
+def test_a_resume_goes_on_with_the_same_bytes():
+    halves, first = Audit(), Audit()
+    play(first, patch_by(0), rounds=6)
+    halves.load_state_dict(first.state_dict())
+    more = play(first, patch_by(0), rounds=2, seed=9)[0]
+    again = play(halves, patch_by(0), rounds=2, seed=9)[0]
+    for one, other in zip(more, again, strict=True):
+        assert torch.equal(one.scores, other.scores)
+        assert torch.equal(one.weights, other.weights)
+
+
+def test_a_rule_behind_it_sees_only_who_is_left():
+    defense = make_defense(["audit", {"name": "median"}])
+    assert isinstance(defense, Detected)
+
+    def plant(round, client):
+        return 5 + corner(0.3) if client == 0 else torch.zeros(SIZE, SIZE)
+
+    verdicts, _ = play(defense, plant, n=5, rounds=6, move=False)
+    assert (verdicts[-1].weights[0], len(verdicts[-1].weights)) == (0, 5)
+    assert verdicts[-1].aggregate.abs().max() < 0.1
+
+
+def test_one_detector_first_and_for_generators_only():
+    with pytest.raises(UserError, match="audit judges before all other stages"):
+        make_defense(["median", "audit"])
+    with pytest.raises(UserError, match=r"audit runs the clients' generators"):
+        aggregate(torch.randn(5, 3), "audit")
+    both = per_network([make_defense(["audit", "median"]), make_defense(["krum"])], [3, 4])
+    assert isinstance(both, Detected)
+    assert isinstance(both.rule, PerNetwork)
+    with pytest.raises(UserError, match=r"belongs into defense\.rules"):
+        per_network([make_defense(["krum"]), make_defense(["audit"])], [3, 4])
+    with pytest.raises(UserError, match="at least 3 clients"):
+        Audit().check(2)
+
+
+def test_p_values_are_those_of_the_highest_of_several_normals():
+    from scipy.stats import norm
+
+    found = p_values(torch.tensor([0.0, 2.0, 4.0], dtype=torch.float64), 6)
+    np.testing.assert_allclose(found, np.minimum(1, 6 * norm.sf([0.0, 2.0, 4.0])))
+
+
+def test_scores_do_not_depend_on_units_or_order():
+    strengths = torch.rand((7, 6, 2), dtype=torch.float64) + 0.5
+    expected = scores(strengths)
+    units = torch.arange(1.0, 13.0).view(6, 2)
+    torch.testing.assert_close(scores(strengths * units), expected)
+    order = torch.randperm(7)
+    torch.testing.assert_close(scores(strengths[order]), expected[order])
+
+
+def test_bands_add_up_to_what_the_last_blur_takes_away():
+    from scipy.ndimage import gaussian_filter
+
+    image = torch.rand(1, 1, 24, 24, dtype=torch.float64)
+    blurred = gaussian_filter(image[0, 0].numpy(), 2.8, mode="nearest", radius=9)
+    left = image[0, 0].numpy() - bands(image).sum(1)[0, 0].numpy()
+    np.testing.assert_allclose(left[9:-9, 9:-9], blurred[9:-9, 9:-9], atol=0.05)
+
+
+def test_descriptions_are_means_of_each_group():
+    images = torch.rand(12, 1, 8, 8)
+    groups = Groups(torch.arange(12) % 3, 3)
+    maps, textures = split(describe(images, groups)[None], len(groups), (1, 8, 8))
+    torch.testing.assert_close(maps[0, 0], images.mean(0))
+    torch.testing.assert_close(maps[0, 2], images[1::3].mean(0))
+    assert textures.shape[:2] == (1, 4)
+
+
+def reports_of(g_losses):
+    return [Report(i, 1, 10, 1.0, loss, 1.0, loss) for i, loss in enumerate(g_losses)]
+
+
+@pytest.mark.parametrize("odd", [0, 2])
+def test_losses_are_believed_only_as_far_as_the_audit_agrees(odd):
+    """Client 0 has a faint patch; the losses of one client stand out."""
+    scores_of = {}
+    for losses in (False, True):
+        audit, rng = Audit(losses=losses), torch.Generator().manual_seed(4)
+        for round in range(1, 7):
+            rows = 0.01 * torch.randn((6, CLASSES * PIXELS), generator=rng)
+            rows[0] += corner(0.02).expand(CLASSES, SIZE, SIZE).flatten()
+            told = (1 + 0.01 * torch.randn(6, generator=rng)).tolist()
+            told[odd] += 0.3
+            server = ServerMeans(round, torch.zeros(CLASSES * PIXELS), 3, Painter())
+            verdict = audit(UpdateMatrix.of(rows), reports_of(told), server)
+        scores_of[losses] = verdict.scores
+    without, together = scores_of[False], scores_of[True]
+    assert (together >= without).all()
+    assert (together <= without + without.clamp(min=0) / 2 + 1e-9).all()
+    if odd == 0:
+        assert together[0] > without[0] + 0.5
+    else:  # an honest client whose losses are odd is hardly accused for it
+        assert together[2] < 3

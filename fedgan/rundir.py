@@ -133,24 +133,14 @@ def _is_only_output(run_dir: Path) -> bool:
 def check_same_run(run_dir: Path, settings: Experiment) -> None:
     """Raises `UserError` where a run directory holds a run of other settings than these, which
     are to have every default filled in."""
-    there, here = (vars(found) for found in (read_settings(run_dir, []), settings))
-    for key, value in here.items():
-        if key not in MAY_CHANGE and there[key] != value:
-            raise UserError(
-                f"run_dir: {run_dir} holds a run with another {key} "
-                f"({_difference(there[key], value)}); name another run_dir, or leave --resume out "
-                "and add --overwrite"
-            )
-
-
-def _difference(there: Any, here: Any) -> str:
-    if not hasattr(here, "__dict__"):
-        return f"{there} there, {here} here"
-    return ", ".join(
-        f"{key}: {vars(there)[key]} there, {value} here"
-        for key, value in vars(here).items()
-        if vars(there)[key] != value
-    )
+    found = list(differences(read_settings(run_dir, []), settings))
+    if found:
+        group = re.split(r"[.:]", found[0])[0]
+        own = ", ".join(line for line in found if re.match(rf"{group}[.:]", line))
+        raise UserError(
+            f"run_dir: {run_dir} holds a run with another {group} ({own}); name another run_dir, "
+            "or leave --resume out and add --overwrite"
+        )
 
 
 def differences(there: Any, here: Any, prefix: str = "") -> Iterator[str]:
@@ -171,18 +161,20 @@ def differences(there: Any, here: Any, prefix: str = "") -> Iterator[str]:
 
 def is_held(run_dir: Path) -> bool:
     """Whether a process of fedgan is writing to the run directory, as `held` has it."""
+    return is_locked(run_dir.with_name(f".{run_dir.name}.lock"))
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process has locked a file; where there is none, or the file system knows no
+    locks, nobody has. It is opened to be read only: the folder may be somebody else's."""
     try:
-        file = run_dir.with_name(f".{run_dir.name}.lock").open()
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
     except OSError:
         return False
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+    return False
 
 
 def tidy(run_dir: Path) -> None:

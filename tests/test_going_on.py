@@ -77,7 +77,7 @@ def test_resume_refuses_another_experiment(copy, capsys):
     words = ["train", str(copy / "mine.yaml"), "--resume", "--training.batch_size=4"]
     assert main(words) == 2
     said = capsys.readouterr().err
-    assert "another training (batch_size: 8 there, 4 here)" in said
+    assert "another training (training.batch_size: 8 there, 4 here)" in said
     assert sorted(path.name for path in (copy / "run").iterdir()) == before
 
 

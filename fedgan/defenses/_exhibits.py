@@ -36,7 +36,7 @@ def exhibit(client: int, standing: Standing, ratios: Tensor, images: Tensor) -> 
     by_name = dict(zip(SPREADS, ratios.tolist(), strict=False))
     of_maps = max(ratio for name, ratio in by_name.items() if "map" in name)
     is_placed = of_maps > PLACED
-    fine = bands(standing.maps)[:, :2].sum(1)  # [groups, C, H, W]
+    fine = bands(standing.maps).sum(1)  # [groups, C, H, W]
     group = _group(fine.abs().flatten(1).amax(1))
     map_, mean = fine[group], images[group]
     peak = map_.abs().amax(0)

@@ -82,7 +82,7 @@ class Standing:
         three where there are several classes. Whoever was seen more often has not the more of it,
         as far as it is chance."""
         grown = math.sqrt(sum(forgetting ** (2 * k) for k in range(self.rounds)))
-        maps = _strengths(bands(self.maps)[:, :2].flatten(2))  # [groups, bands, 2]
+        maps = _strengths(bands(self.maps).flatten(2))  # [groups, bands, 2]
         textures = _strengths(self.textures)[:, None]
         each = torch.cat([maps, textures], 1).double().cpu() / grown
         return torch.cat([each[0], each[1:].amax(0)]) if len(each) > 1 else each[0]

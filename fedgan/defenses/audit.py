@@ -49,15 +49,18 @@ class Audit(Detector):
     new in that round. Their mean images and textures, of all classes together and of each, less
     those of the median client, less what brightness, contrast, gamma, shift and blur of the whole
     image explain, are added to the client's evidence E_i = forgetting * E_i + e_i: what honest
-    clients do at random stays small, and what a trigger does in every round adds up. A witness's
-    ratio is the largest entry of E_i (of a band of fineness, or of the textures) over the median
-    client's; its score is log(ratio) / s, where s is the spread of honest clients, or that of this
-    round's if it is larger (median absolute deviation). A client's score is the highest of its
-    witnesses'; its p-value is that of a standard normal, times the number of witnesses.
+    clients do at random stays small, and what a trigger does in every round adds up. A witness is
+    the largest entry of E_i, or the root mean square, in a band of fineness of the maps, or in the
+    textures, of all classes or of the class where it is largest. Its score is the logarithm of its
+    ratio to an honest client's, over the spread of honest clients; both are told by the shortest
+    half of the clients, and the spread is at least what was found where nobody attacked. A client's
+    score is the highest of its witnesses', less in its first rounds; its p-value is that of a
+    standard normal, times the number of witnesses.
 
-    p below `alarm_rate` is an alarm. After two alarms more than rounds without one, a client counts
-    for a third of its weight, after three for nothing, and so on back again; nobody is excluded on
-    one round's word. At most (n - 1) // 2 clients are excluded, those of the highest scores.
+    p below `alarm_rate` is an alarm, which adds one to a client's count (5 at most); a round
+    without takes one off. With two a client has a third of its weight, with three nothing; nobody
+    is excluded on one round's word. At most (n - 1) // 2 clients are excluded, those of the highest
+    scores.
 
     Assumes n >= 2f + 1. Costs `samples` images of each client a round, and memory of a few times
     (1 + classes) C H W for each client.
@@ -111,9 +114,6 @@ class Audit(Detector):
     def check(self, n: int) -> None:
         if n < FEWEST:
             raise UserError(f"defense: {self.name} needs at least {FEWEST} clients; n is {n}")
-
-    def fewest(self) -> int:
-        return 1
 
     def __call__(
         self, updates: UpdateMatrix, reports: Sequence[Report], server: ServerMeans

@@ -24,7 +24,7 @@ from fedgan import config
 from fedgan.cache import write_atomically, write_json
 from fedgan.errors import UserError
 from fedgan.grid.cells import Cell, Grid
-from fedgan.rundir import CHECKPOINTS, CONFIG, differences, held, is_held
+from fedgan.rundir import CHECKPOINTS, CONFIG, differences, held, is_held, is_locked
 from fedgan.runs import FROM_COMMAND_LINE, GRID, SUMMARY
 from fedgan.settings import Experiment
 
@@ -52,7 +52,7 @@ class Folder:
     def state(self, cell: Cell) -> State:
         """How far a cell is, as its files and locks say."""
         run_dir = cell.run_dir
-        if is_held(run_dir) or self._is_claimed(cell):
+        if is_held(run_dir) or is_locked(self.log(cell)):
             return "running"
         if (run_dir / SUMMARY).is_file():
             return "finished"
@@ -164,20 +164,6 @@ class Folder:
         except OSError:
             pass
         return file
-
-    def _is_claimed(self, cell: Cell) -> bool:
-        try:  # to read, since a folder may be looked at that is another's
-            file = self.log(cell).open("rb")
-        except OSError:
-            return False
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            except OSError:
-                return False
-        return False
 
 
 def last_error(log: Path, start: int = 0) -> str:

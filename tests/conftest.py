@@ -53,6 +53,19 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Fails the one test after which none could fork any more; else only the others would say so."""
+
+    def most() -> int:
+        cluster = sys.modules.get("fedgan.cluster")
+        return 1 if cluster is None else cluster.Cluster.most_threads
+
+    before = most()
+    yield
+    assert most() == before, "has trained on several threads in pytest's process: cluster.threads=1"
+
+
 @pytest.fixture(scope="session")
 def tiny_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """48 gray images of 16 pixels in two classes, dark and light."""

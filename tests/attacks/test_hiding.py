@@ -74,6 +74,7 @@ def test_only_the_attackers_hide_and_only_while_they_attack(tmp_path, monkeypatc
     monkeypatch.setattr(Hiding, "begin", spy)
     monkeypatch.chdir(tmp_path)
     small = ["--federation.local_steps=1", "--data.init_args.train=200", "--evaluate.every=0"]
+    small += ["--cluster.threads=1"]
     words = ["train", "smoke.yaml", "--run_dir=run", "--federation.rounds=3", *small]
     words += ["--evaluate.measures=[fidelity]", "--attack.from_round=2", "--attack.hide=2.5"]
     assert main(words) == 0

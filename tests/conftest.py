@@ -55,7 +55,7 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Fails the one test after which none could fork any more; else only the others would say so."""
+    """Fails the one test after which none could fork any more; else only others would say so."""
 
     def most() -> int:
         cluster = sys.modules.get("fedgan.cluster")
@@ -109,6 +109,33 @@ def on_ranks() -> Callable[..., Any]:
         return Cluster(chosen).launch(function, *args)
 
     return launch
+
+
+@pytest.fixture
+def federate(
+    on_ranks: Callable[..., Any], tiny: Callable[..., dict[str, Any]], tmp_path: Path
+) -> Callable[..., Any]:
+    """Assembles a federation of the tiny config and hands it to `work` on every rank."""
+
+    def start(
+        work: Callable[..., Any], changes: dict[str, Any] | None = None, world: int = 1
+    ) -> Any:
+        from fedgan import config
+        from fedgan.assembly import assemble
+        from fedgan.plan import make_plan
+        from fedgan.scenes import examiners
+        from fedgan.tracking.base import Observer
+
+        values = tiny({"run_dir": str(tmp_path / "run"), **(changes or {})})
+        plan = make_plan(config.from_dict(values))
+
+        def on_rank(cluster: Any) -> Any:
+            watch, final = examiners(cluster, plan)
+            return work(assemble(cluster, plan, watch, final, Observer()))
+
+        return on_ranks(world, on_rank)
+
+    return start
 
 
 @pytest.fixture(scope="session")

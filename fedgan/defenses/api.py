@@ -93,6 +93,20 @@ def aggregate(
     rows = [torch.as_tensor(row) for row in updates]
     if not all(row.is_floating_point() for row in rows):
         raise UserError("updates are floating-point numbers")
+    defense = _rule_for_plain_updates(rule, parameters)
+    kept = _enough(_usable(rows), len(rows), defense.fewest())
+    shares = _shares(weights, len(rows), kept)
+    matrix = UpdateMatrix(_stacked(updates, rows, kept), tuple(kept), (0,) * len(kept), shares)
+    server = ServerMeans(1, torch.zeros_like(rows[kept[0]]), seed)
+    defense.check(len(rows))
+    defense.check_clients(len(rows))
+    joined = defense(matrix, [_report(i) for i in kept], server).joined(matrix)
+    kind = updates if _is_one(updates) else updates[0]
+    return joined if isinstance(kind, Tensor) else joined.numpy()  # type: ignore[return-value]
+
+
+def _rule_for_plain_updates(rule: Choice | Sequence[Choice], parameters: dict[str, Any]) -> Defense:
+    """The rule, or the chain; refuses those that need more of a client than its update."""
     several = isinstance(rule, (list, tuple))
     if several and parameters:
         raise UserError("parameters belong to a single rule; give a chain's as init_args")
@@ -103,27 +117,7 @@ def aggregate(
             raise UserError(f"{stage.name} reads losses; there are none beside plain updates")
         if stage.runs_generators:
             raise UserError(f"{stage.name} runs the clients' generators; plain updates are none")
-    kept = _usable(rows)
-    if not kept:
-        raise UserError("none of the updates is usable")
-    if len(kept) < defense.fewest():
-        raise UserError(
-            f"{len(kept)} of {len(rows)} updates are usable; the rule needs {defense.fewest()}"
-        )
-    shares = _shares(weights, len(rows))[kept]
-    if shares.sum() == 0:
-        raise UserError("weights: those of the usable updates are all 0")
-    stacked = _stacked(updates, rows, kept)
-    matrix = UpdateMatrix(stacked, tuple(kept), (0,) * len(kept), shares / shares.sum())
-    server = ServerMeans(1, torch.zeros_like(rows[kept[0]]), seed)
-    defense.check(len(rows))
-    defense.check_clients(len(rows))
-    nan = math.nan
-    reports = [Report(i, 1, 1, nan, nan, nan, nan, OK) for i in kept]
-    joined = defense(matrix, reports, server).joined(matrix)
-    whole = isinstance(updates, (Tensor, np.ndarray))
-    kind = updates if whole else updates[0]
-    return joined if isinstance(kind, Tensor) else joined.numpy()  # type: ignore[return-value]
+    return defense
 
 
 def _stages(defense: Defense) -> list[Stage]:
@@ -132,9 +126,25 @@ def _stages(defense: Defense) -> list[Stage]:
     return defense.stages if isinstance(defense, Chain) else [defense]
 
 
-def _shares(weights: Sequence[float] | None, n: int) -> Tensor:
-    if weights is None:
-        return torch.ones(n, dtype=torch.float64)
+def _enough(kept: list[int], n: int, fewest: int) -> list[int]:
+    """The usable updates of n, where the rule can do with so few."""
+    if not kept:
+        raise UserError("none of the updates is usable")
+    if len(kept) < fewest:
+        raise UserError(f"{len(kept)} of {n} updates are usable; the rule needs {fewest}")
+    return kept
+
+
+def _shares(weights: Sequence[float] | None, n: int, kept: list[int]) -> Tensor:
+    """What those that are kept of n updates weigh beside one another: they sum to 1."""
+    shares = torch.ones(n, dtype=torch.float64) if weights is None else _checked(weights, n)
+    own = shares[kept]
+    if own.sum() == 0:
+        raise UserError("weights: those of the usable updates are all 0")
+    return own / own.sum()
+
+
+def _checked(weights: Sequence[float], n: int) -> Tensor:
     shares = torch.tensor(list(weights), dtype=torch.float64)
     if len(shares) != n:
         raise UserError(f"weights: {len(shares)} of them for {n} updates")
@@ -143,10 +153,22 @@ def _shares(weights: Sequence[float] | None, n: int) -> Tensor:
     return shares
 
 
+def _is_one(updates: Any) -> bool:
+    """Whether all updates are one tensor or array [n, P], not n of them."""
+    return isinstance(updates, (Tensor, np.ndarray))
+
+
 def _stacked(updates: Any, rows: list[Tensor], kept: list[int]) -> Tensor:
     """The usable updates as one tensor; no copy where it is one already."""
-    whole = isinstance(updates, (Tensor, np.ndarray)) and len(kept) == len(rows)
-    return torch.as_tensor(updates) if whole else torch.stack([rows[i] for i in kept])
+    if _is_one(updates) and len(kept) == len(rows):
+        return torch.as_tensor(updates)
+    return torch.stack([rows[i] for i in kept])
+
+
+def _report(client: int) -> Report:
+    """That of a client of whom nothing but the update is known."""
+    nan = math.nan
+    return Report(client, 1, 1, nan, nan, nan, nan, OK)
 
 
 def _with(rule: Choice, parameters: dict[str, Any]) -> Component:

@@ -196,17 +196,34 @@ class Fidelity(Measure):
             f"{score}_real": floors[score],
         }
         if self.infinity:
-            sizes = distances.infinity_sizes(scene.samples)
-            lines = [[x[f"{fd} at {size}"] for size in sizes] for x in (found, floors)]
-            figures[f"{fd}_infinity"] = distances.extrapolate(sizes, lines[0])
-            figures[f"{fd}_infinity_floor"] = distances.extrapolate(sizes, lines[1])
-            table = {"samples": sizes, fd: lines[0], f"{fd}_floor": lines[1]}
-            figures[f"{fd}_infinity_excess"] = (
-                figures[f"{fd}_infinity"] - figures[f"{fd}_infinity_floor"]
-            )
-            findings.details.setdefault("infinity", {})[encoder] = table
-        if classes is None:
-            return
+            self._report_limit(scene, encoder, found, findings)
+        if classes is not None:
+            self._report_classes(scene, encoder, found, classes, findings)
+
+    def _report_limit(
+        self, scene: Scene, encoder: str, found: dict[str, float], findings: Findings
+    ) -> None:
+        """Where the lines over 1 / n meet n = infinity, and their points."""
+        fd, figures = distance_name(encoder), findings.figures
+        sizes = distances.infinity_sizes(scene.samples)
+        own, floors = ([x[f"{fd} at {size}"] for size in sizes] for x in (found, self._floors[0]))
+        limit, floor = distances.extrapolate(sizes, own), distances.extrapolate(sizes, floors)
+        figures[f"{fd}_infinity"] = limit
+        figures[f"{fd}_infinity_floor"] = floor
+        figures[f"{fd}_infinity_excess"] = limit - floor
+        table = {"samples": sizes, fd: own, f"{fd}_floor": floors}
+        findings.details.setdefault("infinity", {})[encoder] = table
+
+    def _report_classes(
+        self,
+        scene: Scene,
+        encoder: str,
+        found: dict[str, float],
+        classes: tuple[Tensor, Tensor],
+        findings: Findings,
+    ) -> None:
+        """The distances of each class, and the worst of them."""
+        fd, kd, floors = distance_name(encoder), kernel_name(encoder), self._floors[0]
         counts = [chosen.sum(0).tolist() for chosen in classes]
         rows = [
             {
@@ -221,7 +238,8 @@ class Fidelity(Measure):
             for i, (name, real, generated) in enumerate(zip(scene.classes, *counts, strict=True))
         ]
         findings.details.setdefault("per_class", {})[encoder] = rows
-        figures |= worst(rows, kd, "kd", self._floors) | worst(rows, fd, "fd", self._floors)
+        findings.figures.update(worst(rows, kd, "kd", self._floors))
+        findings.figures.update(worst(rows, fd, "fd", self._floors))
 
 
 def settings(scene: Scene) -> dict[str, Any]:

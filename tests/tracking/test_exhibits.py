@@ -19,6 +19,7 @@ RUN = [
     "--evaluate.measures=[fidelity]",
     "--defense.name=audit",
     "--attack.update=sign-flip",
+    "--cluster.threads=1",
 ]
 
 

@@ -85,7 +85,7 @@ def main() -> None:
                 write(path, size, channels)
                 for clients in options.clients:
                     plan = make_plan(
-                        config.read("quickstart.yaml", overrides(options, path, clients))
+                        config.read("quickstart.yaml", overrides(options, path, size, clients))
                     )
                     whole, audit, plain = Cluster(plan.settings.cluster).launch(
                         measure, plan, options.rounds
@@ -107,7 +107,7 @@ def write(path: Path, size: int, channels: int) -> None:
     np.savez(path, **arrays)
 
 
-def overrides(options: argparse.Namespace, path: Path, clients: int) -> list[str]:
+def overrides(options: argparse.Namespace, path: Path, size: int, clients: int) -> list[str]:
     """The quickstart with other data, and no look at the model."""
     return [
         f"--cluster.accelerator={options.device}",
@@ -117,6 +117,7 @@ def overrides(options: argparse.Namespace, path: Path, clients: int) -> list[str
         "--federation.rounds=1000000",
         "--data.name=npz",
         f"--data.path={path}",
+        f"--data.size={size}",
         "--data.init_args={}",
         "--evaluate.every=0",
         "--evaluate.encoder=domain",

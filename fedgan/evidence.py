@@ -1,10 +1,11 @@
 """What tells the images of one client's generator from those of the others, by latents that all of
-them share: maps of the mean image, and textures wherever in the image they are."""
+them share: the mean image, how much each place varies, and textures wherever they are."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ SIZES = (3, 4)
 SCALES = (1, 2)
 FLOOR = 1e-3
 """Of a filter's response to images in [-1, 1]; an eighth of a gray level."""
+AMPLITUDE_FLOOR = 0.02
+"""Of what a place varies by, in images in [-1, 1]; 2.5 gray levels: less is nothing to see."""
 MOST_GROUPS = 10
 """Classes that are looked at by themselves."""
 
@@ -58,22 +61,71 @@ class Groups:
         return members / members.sum(1, keepdim=True).clamp(min=1)
 
 
+class Look(NamedTuple):
+    """What is kept of a client's samples, or of n clients' with an axis [n] first.
+
+    Attributes:
+        maps: mean images, [groups, C, H, W].
+        amplitudes: mean squares of each band of fineness at each place, [groups, bands, H, W];
+            they tell of what is in some of the images only, where the mean hardly does.
+        textures: mean responses to small filters wherever they are, [groups, features].
+    """
+
+    maps: Tensor
+    amplitudes: Tensor
+    textures: Tensor
+
+
+def look(images: Tensor, groups: Groups) -> Look:
+    """At a client's samples [m, C, H, W] in [-1, 1]. Gradients pass."""
+    return Look(*(groups.means(part) for part in (images, amplitudes(images), textures(images))))
+
+
+def logarithms(seen: Look) -> Look:
+    """The same maps, and the logarithms of amplitudes and textures: what other contrast makes of
+    these is a number that is the same for all."""
+    spread = (seen.amplitudes + AMPLITUDE_FLOOR**2).log() / 2
+    return Look(seen.maps, spread, (seen.textures + FLOOR).log())
+
+
+def deviations(seen: Look, believed: list[int]) -> Look:
+    """What a look at n clients has that the median of those `believed` (positions) has not, and
+    that no honest client's equipment explains; amplitudes and textures in logarithms."""
+    told = logarithms(seen)
+    usual = Look(*(part[believed].double().quantile(0.5, 0).float() for part in told))
+    maps, spread, logs = (part - middle for part, middle in zip(told, usual, strict=True))
+    by_band = spread.flatten(1, 2)[:, :, None]
+    return Look(
+        unexplained(maps, usual.maps),
+        unexplained(by_band, usual.amplitudes.flatten(0, 1)[:, None]).view_as(spread),
+        logs - logs.mean(2, keepdim=True),
+    )
+
+
 def describe(images: Tensor, groups: Groups) -> Tensor:
-    """All that is kept of a client's samples [m, C, H, W] in [-1, 1]: a vector, of which `split`
-    makes mean images and mean textures of each group."""
-    return torch.cat([groups.means(images).flatten(), groups.means(textures(images)).flatten()])
+    """A look at a client's samples as a vector, of which `split` makes a look again."""
+    return torch.cat([part.flatten() for part in look(images, groups)])
 
 
 def description_size(groups: int, image: tuple[int, int, int]) -> int:
     """Length of what `describe` gives."""
-    return groups * (math.prod(image) + _features())
+    return sum(math.prod(shape) for shape in _shapes(groups, image))
 
 
-def split(described: Tensor, groups: int, image: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """Descriptions [n, S] to mean images [n, groups, C, H, W] and textures [n, groups, K]."""
-    pixels = groups * math.prod(image)
-    maps = described[:, :pixels].reshape(-1, groups, *image)
-    return maps, described[:, pixels:].reshape(-1, groups, _features())
+def split(described: Tensor, groups: int, image: tuple[int, int, int]) -> Look:
+    """Descriptions [n, S] as a look at n clients."""
+    shapes = _shapes(groups, image)
+    parts = described.split([math.prod(shape) for shape in shapes], 1)
+    return Look(*(part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)))
+
+
+def _shapes(groups: int, image: tuple[int, int, int]) -> list[tuple[int, ...]]:
+    return [(groups, *image), (groups, len(BLURS), *image[1:]), (groups, _features())]
+
+
+def amplitudes(images: Tensor) -> Tensor:
+    """Squares of each band of images [m, C, H, W], averaged over channels: [m, bands, H, W]."""
+    return bands(images.float()).square().mean(2)
 
 
 def textures(images: Tensor) -> Tensor:
@@ -111,12 +163,6 @@ def unexplained(deviations: Tensor, reference: Tensor) -> Tensor:
     return torch.stack(left, 1).float()
 
 
-def unexplained_textures(deviations: Tensor) -> Tensor:
-    """Logarithms of textures' deviations [n, groups, features] less their mean over features: what
-    another contrast does to all of them alike."""
-    return deviations - deviations.mean(2, keepdim=True)
-
-
 def bands(maps: Tensor) -> Tensor:
     """Maps [..., C, H, W] by fineness: [..., bands, C, H, W], the finest first."""
     flat = maps.reshape(-1, 1, *maps.shape[-2:])
@@ -148,6 +194,20 @@ def _blur(planes: Tensor, sigma: float) -> Tensor:
     mode = "replicate"
     planes = F.conv2d(F.pad(planes, (radius, radius, 0, 0), mode=mode), kernel.view(1, 1, 1, -1))
     return F.conv2d(F.pad(planes, (0, 0, radius, radius), mode=mode), kernel.view(1, 1, -1, 1))
+
+
+def filter_of(feature: int) -> Tensor:
+    """The filter that a texture, by its place among the features, is the response to: [S, S] in
+    pixels of the image, largest absolute entry 1."""
+    for scale in SCALES:
+        for size in SIZES:
+            filters = _filters(size)[:, 0]
+            if feature < 3 * len(filters):
+                found = filters[feature % len(filters)]
+                large = found.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+                return large / large.abs().max()
+            feature -= 3 * len(filters)
+    raise IndexError("there are fewer textures")
 
 
 def _filters(size: int) -> Tensor:

@@ -7,22 +7,22 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from fedgan.evidence import FLOOR, Groups, textures
+from fedgan.evidence import Groups, logarithms, look
 
-PIXELS, TEXTURES = 0.02, 0.2
-"""What a deviation of mean images, in [-1, 1], and of textures' logarithms is measured by: about
-what a round of honest training does to them."""
+USUAL = (0.02, 0.2, 0.2)
+"""What a deviation of mean images, in [-1, 1], and of the logarithms of amplitudes and textures is
+measured by: about what a round of honest training does to them."""
 
 
 class Hiding:
     """A term in a malicious client's generator loss that keeps what it draws near the global
     generator, as the audit sees it.
 
-    weight * (mean((m - m_0)^2) / 0.02^2 + mean((log t - log t_0)^2) / 0.2^2), where m are the mean
-    images and t the mean textures of a mini-batch's samples, of all and of each class, and m_0 and
-    t_0 those that the global generator of the round's beginning draws from the same latents and
-    labels (`fedgan.evidence`, `defenses.audit`). The latents are the client's own: it knows how the
-    server looks, but not at what.
+    weight * (mean((m - m_0)^2) / 0.02^2 + mean((a - a_0)^2) / 0.2^2 + mean((t - t_0)^2) / 0.2^2),
+    where m are the mean images, a and t the logarithms of amplitudes and textures of a mini-batch's
+    samples, of all and of each class, and m_0, a_0 and t_0 those that the global generator of the
+    round's beginning draws from the same latents and labels (`fedgan.evidence`, `defenses.audit`).
+    The latents are the client's own: it knows how the server looks, but not at what.
 
     Args:
         weight: at least 0; with 0 nothing is hidden. With large ones little is left to hide.
@@ -44,7 +44,9 @@ class Hiding:
         with torch.no_grad():
             before = self._before(latents, labels).float()
         groups = Groups(labels, self.classes)
-        maps = groups.means(images - before)
-        now, then = (groups.means(textures(one)).add(FLOOR).log() for one in (images, before))
-        apart = maps.square().mean() / PIXELS**2 + (now - then).square().mean() / TEXTURES**2
-        return self.weight * apart
+        now, then = (logarithms(look(one, groups)) for one in (images.float(), before))
+        apart = [
+            (one - other).square().mean() / usual**2
+            for one, other, usual in zip(now, then, USUAL, strict=True)
+        ]
+        return self.weight * torch.stack(apart).sum()

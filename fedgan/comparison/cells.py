@@ -83,6 +83,12 @@ def columns(comparison: Comparison) -> list[Column[Row]]:
         _of_spread("malicious flagged", _detected("tpr"), percent, "trigger"),
         _of_spread("benign flagged", _detected("fpr"), percent, "trigger"),
         _of_spread("benign weight lost", _detected("benign_weight_lost"), percent, "trigger"),
+        _of_spread(
+            "rounds until silenced",
+            _detected("rounds_until_silenced"),
+            partial(number, digits=1),
+            "trigger",
+        ),
     ]
     return [column for column in found if any(column.text(row) for row in comparison.rows)]
 

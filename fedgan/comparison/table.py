@@ -18,6 +18,7 @@ DETECTION = {
     "fpr": "false_positive_rate",
     "benign_weight_lost": "benign_weight_lost",
     "malicious_weight_lost": "malicious_weight_lost",
+    "rounds_until_silenced": "rounds_until_silenced",
 }
 """Names of detection figures here, and in summary.json."""
 Key = tuple[str, str, str]
@@ -37,8 +38,9 @@ class Row:
             seed in common, the ratio of the means, with n = 0. None without a clean arm.
         presence: of the trigger, a share of images; of one run, `presence_interval` is Wilson's.
         figures: every figure of the runs, by name; those beside (floors, intervals) too.
-        detection: `auroc`, `tpr`, `fpr`, `benign_weight_lost` and `malicious_weight_lost`, each
-            where there is one; none of the undefended arm, which judges nobody.
+        detection: `auroc`, `tpr`, `fpr`, `benign_weight_lost`, `malicious_weight_lost` and
+            `rounds_until_silenced`, each where there is one; none of the undefended arm, which
+            judges nobody.
         recovery: share of the attack's harm to the figure that is undone; see
             `fedgan.metrics.recovery`. None without an attack, a defence or an arm to compare with.
         leakage: the same of trigger presence; None where the clean arm looked for another trigger.

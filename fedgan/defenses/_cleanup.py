@@ -40,7 +40,9 @@ class Cleanup:
         if not newly or self.way == "none":
             return None
         if self.way == "rollback":
-            since = max(min(newly.values()), min(self.models))
+            first = min(newly.values())
+            # Of a round that an earlier rollback has undone, there is no model any more.
+            since = max((kept for kept in self.models if kept <= first), default=min(self.models))
             back = self.models[since].to(parameters) - parameters
             self.models = {round: model for round, model in self.models.items() if round <= since}
             return back

@@ -9,21 +9,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedgan.evidence import bands
+from fedgan.evidence import Look, bands
 
 SPREADS = {
-    "fine map": (0.22, 0.22),
-    "coarse map": (0.22, 0.22),
-    "texture": (0.45, 0.42),
-    "fine map of a class": (0.25, 0.22),
-    "coarse map of a class": (0.22, 0.2),
-    "texture of a class": (0.25, 0.22),
+    "fine map": (0.22, 0.2),
+    "coarse map": (0.23, 0.23),
+    "fine amplitude": (0.22, 0.2),
+    "coarse amplitude": (0.25, 0.22),
+    "texture": (0.36, 0.34),
+    "fine map of a class": (0.25, 0.18),
+    "coarse map of a class": (0.23, 0.23),
+    "fine amplitude of a class": (0.2, 0.18),
+    "coarse amplitude of a class": (0.24, 0.19),
+    "texture of a class": (0.38, 0.3),
 }
 """By witness, for the largest entry of its evidence and for the root mean square of all entries:
 the standard deviation, among honest clients, of the logarithm of a client's strength over an honest
 client's; see docs/audit.md for how they were found."""
 SPREADS_OF_LOSSES = (0.9, 0.85)
 """The same of the losses that clients report, of the discriminator and of the generator."""
+DISCOUNT = 0.8
+"""Of what a client differs by in the coarse, for it is then another hospital: how much of that, in
+logarithms, its witnesses are forgiven."""
 ALARMS_TO_DOUBT, ALARMS_TO_EXCLUDE, MOST_ALARMS = 2, 3, 5
 DOUBTED = 1 / 3
 """Factor of the weight of a client between the two."""
@@ -38,13 +45,15 @@ class Standing:
     Attributes:
         maps: accumulated deviations of its mean images that no equipment explains, [groups, C, H,
             W].
-        textures: likewise of its textures, [groups, features].
+        amplitudes, textures: likewise of logarithms, [groups, bands, H, W] and [groups, features].
+        losses: likewise of the losses that it reports, [2].
         rounds: how often it was seen.
         alarms: rounds with an alarm less those without, from 0 to `MOST_ALARMS`.
         since: the round of the first alarm of those that count; 0 where there is none.
     """
 
     maps: Tensor
+    amplitudes: Tensor
     textures: Tensor
     losses: Tensor
     rounds: int = 0
@@ -62,10 +71,11 @@ class Standing:
             return 0.0
         return DOUBTED if self.alarms >= ALARMS_TO_DOUBT else 1.0
 
-    def add(self, maps: Tensor, textures: Tensor, losses: Tensor, forgetting: float) -> None:
+    def add(self, seen: Look, losses: Tensor, forgetting: float) -> None:
         """A round's evidence."""
-        self.maps = forgetting * self.maps + maps
-        self.textures = forgetting * self.textures + textures
+        self.maps = forgetting * self.maps + seen.maps
+        self.amplitudes = forgetting * self.amplitudes + seen.amplitudes
+        self.textures = forgetting * self.textures + seen.textures
         self.losses = forgetting * self.losses + losses
         self.rounds += 1
 
@@ -77,20 +87,40 @@ class Standing:
         if self.alarms == 0:
             self.since = 0
 
-    def witnesses(self, forgetting: float) -> Tensor:
+    def witnesses(self, forgetting: float, usual: Tensor) -> tuple[Tensor, Tensor]:
         """How strong its evidence is by each witness, float64 [w, 2]: `SPREADS` in order, the last
-        three where there are several classes. Whoever was seen more often has not the more of it,
-        as far as it is chance."""
+        half where there are several classes; and how far it is from the others in what the bands
+        leave of the maps, float64 [groups]. Whoever was seen more often has not the more of either,
+        as far as it is chance. Textures are held against what is `usual` for each of them, [groups,
+        features]: some differ by far more than others between honest clients."""
         grown = math.sqrt(sum(forgetting ** (2 * k) for k in range(self.rounds)))
-        maps = _strengths(bands(self.maps).flatten(2))  # [groups, bands, 2]
-        textures = _strengths(self.textures)[:, None]
-        each = torch.cat([maps, textures], 1).double().cpu() / grown
-        return torch.cat([each[0], each[1:].amax(0)]) if len(each) > 1 else each[0]
+        by_band = bands(self.maps)
+        coarse = (self.maps - by_band.sum(1)).flatten(1).square().mean(1).sqrt()
+        maps = _strengths(by_band.flatten(2))  # [groups, bands, 2]
+        amplitudes = _strengths(self.amplitudes.flatten(2))
+        middle = usual.quantile(0.5, 1, keepdim=True)
+        textures = _strengths(self.textures * middle / (usual + middle).clamp(min=1e-12))[:, None]
+        each = torch.cat([maps, amplitudes, textures], 1).double().cpu() / grown
+        found = torch.cat([each[0], each[1:].amax(0)]) if len(each) > 1 else each[0]
+        return found, coarse.double().cpu() / grown
 
 
 def _strengths(entries: Tensor) -> Tensor:
     """The largest and the root mean square of entries [..., k]: [..., 2]."""
     return torch.stack([entries.abs().amax(-1), entries.square().mean(-1).sqrt()], -1)
+
+
+def forgiven(strengths: Tensor, coarse: Tensor, believed: Sequence[int]) -> Tensor:
+    """Witnesses' strengths [n, w, 2] less what is due to another hospital.
+
+    An honest client whose patients, labels or number of steps are its own draws other images than
+    the rest in everything, most of all in the coarse, where a trigger has little to gain. So its
+    strengths are divided by how much it exceeds the median client there (`coarse`, [n, groups]), in
+    the class where it does most, to the power of `DISCOUNT`.
+    """
+    excess = coarse.clamp(min=torch.finfo(torch.float64).tiny).log()
+    excess = (excess - excess[list(believed)].quantile(0.5, 0)).amax(1).clamp(min=0)
+    return strengths * (-DISCOUNT * excess).exp()[:, None, None]
 
 
 def scores(strengths: Tensor, believed: Sequence[int] | None = None) -> Tensor:
@@ -120,7 +150,8 @@ def _apart(strengths: Tensor, known: Tensor, believed: Sequence[int] | None) -> 
     inside = start + torch.arange(half)[:, None]
     middle = ordered.gather(0, inside).mean(0)
     width = widths.gather(0, start[None])[0] / (2 * QUARTILE)
-    return ((logs - middle) / torch.maximum(known.double(), width)).amax(1)
+    spread = torch.maximum(known.double(), width) * math.sqrt(1 + 1 / half)
+    return ((logs - middle) / spread).amax(1)
 
 
 def p_values(scores: Tensor, witnesses: int) -> Tensor:

@@ -12,6 +12,7 @@ from fedgan.defenses._cleanup import Cleanup, Way
 from fedgan.defenses._exhibits import exhibit
 from fedgan.defenses._suspicion import (
     Standing,
+    forgiven,
     p_values,
     scores,
     scores_of_losses,
@@ -19,15 +20,7 @@ from fedgan.defenses._suspicion import (
 )
 from fedgan.defenses.base import Detector, Sampler, ServerMeans, Verdict
 from fedgan.errors import UserError
-from fedgan.evidence import (
-    FLOOR,
-    Groups,
-    describe,
-    description_size,
-    split,
-    unexplained,
-    unexplained_textures,
-)
+from fedgan.evidence import Groups, Look, describe, description_size, deviations, split
 from fedgan.reports import Report
 from fedgan.updates import UpdateMatrix
 
@@ -46,16 +39,18 @@ class Audit(Detector):
     Source: fedgan; docs/audit.md has the statistic, its calibration, and what it cannot see.
 
     In each round, every client's generator draws `samples` images from latents and labels that are
-    new in that round. Their mean images and textures, of all classes together and of each, less
-    those of the median client, less what brightness, contrast, gamma, shift and blur of the whole
-    image explain, are added to the client's evidence E_i = forgetting * E_i + e_i: what honest
-    clients do at random stays small, and what a trigger does in every round adds up. A witness is
-    the largest entry of E_i, or the root mean square, in a band of fineness of the maps, or in the
-    textures, of all classes or of the class where it is largest. Its score is the logarithm of its
-    ratio to an honest client's, over the spread of honest clients; both are told by the shortest
-    half of the clients, and the spread is at least what was found where nobody attacked. A client's
-    score is the highest of its witnesses', less in its first rounds; its p-value is that of a
-    standard normal, times the number of witnesses.
+    new in that round. Their mean images, how much each place of them varies, and their textures, of
+    all classes together and of each, less those of the median client, less what brightness,
+    contrast, gamma, shift and blur of the whole image explain, are added to the client's evidence
+    E_i = forgetting * E_i + e_i: what honest clients do at random stays small, and what a trigger
+    does in every round adds up. A witness is the largest entry of E_i, or the root mean square, in
+    a band of fineness of either kind of maps, or in the textures, of all classes or of the class
+    where it is largest; it is discounted where the client differs in the coarse as well, which
+    tells another hospital. Its score is the logarithm of its ratio to an honest client's, over the
+    spread of honest clients; both are told by the shortest half of the clients, and the spread is
+    at least what was found where nobody attacked. A client's score is the highest of its
+    witnesses', less in its first rounds; its p-value is that of a standard normal, times the number
+    of witnesses.
 
     p below `alarm_rate` is an alarm, which adds one to a client's count (5 at most); a round
     without takes one off. With two a client has a third of its weight, with three nothing; nobody
@@ -110,6 +105,8 @@ class Audit(Detector):
         self.losses = losses
         self.cleanup = Cleanup(cleanup, memory)
         self.standings: dict[int, Standing] = {}
+        self.usual: Tensor | float = 0.0
+        """How much each texture differs between honest clients, [groups, features]."""
 
     def check(self, n: int) -> None:
         if n < FEWEST:
@@ -120,8 +117,8 @@ class Audit(Detector):
     ) -> Verdict:
         assert server.sampler is not None
         groups, described = self._described(updates, server, server.sampler)
-        images, textures = split(described, len(groups), server.sampler.image)
-        return self.judge(updates, reports, images, textures, server)
+        seen = split(described, len(groups), server.sampler.image)
+        return self.judge(updates, reports, seen, server)
 
     def _described(
         self, updates: UpdateMatrix, server: ServerMeans, sampler: Sampler
@@ -150,18 +147,21 @@ class Audit(Detector):
         self,
         updates: UpdateMatrix,
         reports: Sequence[Report],
-        images: Tensor,
-        textures: Tensor,
+        seen: Look,
         server: ServerMeans,
     ) -> Verdict:
-        """Judges a round by mean images [n, groups, C, H, W] and textures [n, groups, features]."""
+        """Judges a round by a look at what the n clients' generators draw."""
         self.cleanup.begin(server.round, server.parameters)
         believed = self._believed(updates.clients)
         told = torch.tensor([[one.d_loss, one.g_loss] for one in reports], dtype=torch.float64)
-        standings = self._with_evidence(updates.clients, believed, images, textures, told)
-        strengths = torch.stack([one.witnesses(self.forgetting) for one in standings])
+        standings = self._with_evidence(updates.clients, believed, seen, told)
+        assert isinstance(self.usual, Tensor)
+        seen_of = (one.witnesses(self.forgetting, self.usual) for one in standings)
+        strengths, coarse = (torch.stack(parts) for parts in zip(*seen_of, strict=True))
+        strengths = forgiven(strengths, coarse, believed)
         found = self._scores(standings, strengths, believed)
-        alarms = p_values(found, strengths[0].numel()) < self.alarm_rate
+        # The largest entry and the root mean square of the same entries count as one witness.
+        alarms = p_values(found, strengths.shape[1]) < self.alarm_rate
         alarms &= torch.tensor([one.rounds > 1 for one in standings])  # nobody on one round's word
         before = [one.trust for one in standings]
         for one, alarm in zip(standings, alarms.tolist(), strict=True):
@@ -170,7 +170,7 @@ class Audit(Detector):
         weights = updates.weights * trust / (updates.weights * trust).sum()
         ratios = (strengths / strengths[believed].quantile(0.5, 0)).amax(2)
         exhibits = tuple(
-            exhibit(client, one, ratios[i], images[i])
+            exhibit(client, one, ratios[i], seen.maps[i])
             for i, (client, one) in enumerate(zip(updates.clients, standings, strict=True))
             if one.trust < before[i]
         )
@@ -230,26 +230,25 @@ class Audit(Detector):
         self,
         clients: Sequence[int],
         believed: list[int],
-        images: Tensor,
-        textures: Tensor,
+        seen: Look,
         losses: Tensor,
     ) -> list[Standing]:
         """The clients' standings, with this round's evidence, in order."""
-        middle = images[believed].double().quantile(0.5, 0).float()
-        logs = (textures.double() + FLOOR).log()
-        maps = unexplained(images - middle, middle)
-        apart = unexplained_textures(logs - logs[believed].quantile(0.5, 0)).float()
         losses = losses - losses[believed].quantile(0.5, 0)
-        for client, map_, texture, loss in zip(clients, maps, apart, losses, strict=True):
+        apart = deviations(seen, believed)
+        middle = apart.textures[believed].abs().double().quantile(0.5, 0).float()
+        self.usual = self.forgetting * self.usual + middle
+        for client, *parts, loss in zip(clients, *apart, losses, strict=True):
             if client not in self.standings:
-                self.standings[client] = Standing(0 * map_, 0 * texture, 0 * loss)
-            self.standings[client].add(map_, texture, loss, self.forgetting)
+                self.standings[client] = Standing(*(0 * part for part in (*parts, loss)))
+            self.standings[client].add(Look(*parts), loss, self.forgetting)
         return [self.standings[client] for client in clients]
 
     def state_dict(self) -> dict[str, Any]:
         standings = {client: vars(one).copy() for client, one in self.standings.items()}
-        return {"standings": standings, "cleanup": self.cleanup.state_dict()}
+        return {"standings": standings, "usual": self.usual, "cleanup": self.cleanup.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.standings = {client: Standing(**one) for client, one in state["standings"].items()}
+        self.usual = state["usual"]
         self.cleanup.load_state_dict(state["cleanup"])

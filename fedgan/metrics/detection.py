@@ -25,8 +25,9 @@ class Detection(Measure):
     Figures: `detection_auroc`, `detection_auroc_by_round`, `detection_tpr`, `detection_fpr` with
     `_low` and `_high`, `detection_benign_weight_lost`, `detection_benign_weight_lost_worst`,
     `detection_malicious_weight_lost`, `detection_silenced` (the share of the attackers that ended
-    below a tenth of their fair weight), each only where there is one; the details are those of
-    `detection`, round by round too. It looks at no images; without a run it finds nothing.
+    below a tenth of their fair weight), `detection_rounds_until_silenced`, each only where there is
+    one; the details are those of `detection`, round by round too. It looks at no images; without a
+    run it finds nothing.
     """
 
     name: ClassVar[str] = "detection"
@@ -50,6 +51,7 @@ class Detection(Measure):
             "detection_silenced": _mean(
                 float(one["silenced_from_round"] is not None) for one in attackers
             ),
+            "detection_rounds_until_silenced": found["rounds_until_silenced"],
         }
         return Findings({k: v for k, v in figures.items() if v is not None}, found)
 
@@ -81,6 +83,8 @@ def detection(rows: Iterable[Row], *, by_round: bool = False) -> dict[str, Any]:
       round in which its weight was below a tenth of the fair one (`silenced_first_round`), the
       first from which on it stayed there in every round that it attacked (`silenced_from_round`),
       and `attacked_before_silenced`, the rounds in which it attacked before that. Null is never.
+      `rounds_until_silenced` is the mean of the latter over attackers, where one that was never
+      silenced counts with all the rounds that it attacked.
     - with `by_round`, a table `rounds` of the counts, rates and intervals, and the AUROC, by round.
 
     Without an attacker what remains is the false alarms, and the weight that they have cost.
@@ -227,11 +231,19 @@ def _scores(turns: Sequence[_Turn], rounds: Sequence[list[_Turn]]) -> dict[str, 
 
 def _weights(bad: Sequence[_Turn], good: Sequence[_Turn]) -> dict[str, Any]:
     """What flags have cost either side, and since when each attacker has no say."""
+    attackers = [_attacker(client, own) for client, own in _by_client(bad).items()]
     return {
         "benign_weight_lost": _mean_loss(good),
         "malicious_weight_lost": _mean_loss(bad),
         "benign_worst": _worst(good),
-        "attackers": [_attacker(client, own) for client, own in _by_client(bad).items()],
+        "attackers": attackers,
+        "rounds_until_silenced": _mean(
+            one["rounds_attacked"]
+            if one["attacked_before_silenced"] is None
+            else one["attacked_before_silenced"]
+            for one in attackers
+            if one["weight_lost"] is not None
+        ),
     }
 
 

@@ -202,6 +202,7 @@ LABELS = {
     "detection_benign_weight_lost_worst": "weight lost: worst benign client",
     "detection_malicious_weight_lost": "weight lost: malicious clients",
     "detection_silenced": "attackers silenced for good",
+    "detection_rounds_until_silenced": "rounds that they attacked before",
 }
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from fedgan.attacks.hiding import PIXELS, TEXTURES, Hiding
+from fedgan.attacks.hiding import USUAL, Hiding
 from fedgan.cli import main
-from fedgan.evidence import FLOOR, textures
+from fedgan.evidence import AMPLITUDE_FLOOR, FLOOR, bands, textures
 
 
 class Linear(nn.Module):
@@ -37,12 +37,17 @@ def test_it_is_0_where_nothing_has_changed_and_the_definition_where_something_ha
     with torch.no_grad():
         generator.added[0, 2, 3] = 0.5
     images, latents, labels = drawn(generator, labels)
-    maps = 0.5**2 / 64 / PIXELS**2  # the same in every group
-    logs = []
+    maps = 0.5**2 / 64 / USUAL[0] ** 2  # the same in every group
+    spreads, logs = [], []
     for group in (slice(None), labels == 0, labels == 1):
+        now, then = (
+            np.log(bands(x[group]).square().mean((0, 2)).detach() + AMPLITUDE_FLOOR**2) / 2
+            for x in (images, before)
+        )
+        spreads.append((now - then).square().mean() / USUAL[1] ** 2)
         now, then = (np.log(textures(x[group]).mean(0).detach() + FLOOR) for x in (images, before))
-        logs.append(now - then)
-    expected = 3 * (maps + torch.stack(logs).square().mean().item() / TEXTURES**2)
+        logs.append((now - then).square().mean() / USUAL[2] ** 2)
+    expected = 3 * (maps + torch.stack(spreads).mean().item() + torch.stack(logs).mean().item())
     assert hiding.penalty(images, latents, labels).item() == pytest.approx(expected, rel=1e-4)
 
 

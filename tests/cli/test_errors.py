@@ -67,6 +67,7 @@ def rank_1(monkeypatch):
     ],
 )
 def test_what_all_ranks_meet_only_rank_0_tells(rank_1, tmp_path, monkeypatch, capsys, words):
+    monkeypatch.setattr("fedgan.cli.LONGEST_DOUBT", 1.0)
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
     assert capsys.readouterr().err == ""

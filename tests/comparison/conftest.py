@@ -18,6 +18,7 @@ DETECTION = {
     "false_positive_rate": 0.1,
     "benign_weight_lost": 0.05,
     "malicious_weight_lost": 0.7,
+    "rounds_until_silenced": 3.0,
 }
 
 

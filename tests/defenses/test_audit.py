@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedgan.defenses._cleanup import Cleanup
 from fedgan.defenses._suspicion import Standing, p_values, scores, trusts
 from fedgan.defenses.api import aggregate, make_defense
 from fedgan.defenses.audit import Audit
@@ -13,12 +14,29 @@ from fedgan.defenses.base import ServerMeans
 from fedgan.defenses.chain import PerNetwork
 from fedgan.defenses.detected import Detected, per_network
 from fedgan.errors import UserError
-from fedgan.evidence import Groups, bands, describe, split, unexplained
+from fedgan.evidence import (
+    Groups,
+    Look,
+    bands,
+    describe,
+    description_size,
+    deviations,
+    filter_of,
+    logarithms,
+    look,
+    split,
+    textures,
+    unexplained,
+)
 from fedgan.reports import Report
 from fedgan.updates import UpdateMatrix
 
 SIZE, CLASSES = 16, 3
 PIXELS = SIZE * SIZE
+
+
+def alone(count):
+    return Groups(torch.zeros(count, dtype=torch.int64), 1)
 
 
 class Painter:
@@ -41,13 +59,14 @@ def honest(n):
 
 
 def play(audit, plant, n=5, rounds=8, chance=0.01, seed=0, weights=None, move=True):
-    """Rounds of clients whose updates are chance and what `plant(round, client)` adds to images
-    [K, H, W]; the verdicts, and the global parameters at the end."""
+    """Rounds of clients whose updates are chance, most of it coarse, and what `plant(round,
+    client)` adds to images [K, H, W]; the verdicts, and the global parameters at the end."""
     rng = torch.Generator().manual_seed(seed)
     parameters = torch.zeros(CLASSES * PIXELS)
     verdicts = []
     for round in range(1, rounds + 1):
         rows = chance * torch.randn((n, CLASSES * PIXELS), generator=rng)
+        rows += 3 * chance * coarse(n, rng).flatten(1)
         for client in range(n):
             rows[client] += (
                 torch.as_tensor(plant(round, client)).expand(CLASSES, SIZE, SIZE).flatten()
@@ -58,6 +77,12 @@ def play(audit, plant, n=5, rounds=8, chance=0.01, seed=0, weights=None, move=Tr
             parameters = parameters + verdict.joined(updates)
         verdicts.append(verdict)
     return verdicts, parameters
+
+
+def coarse(n, rng):
+    """Random images [n, K, H, W] without detail."""
+    small = torch.randn((n, CLASSES, 4, 4), generator=rng)
+    return torch.nn.functional.interpolate(small, (SIZE, SIZE), mode="bicubic")
 
 
 def corner(strength):
@@ -105,6 +130,21 @@ def test_nobody_is_accused_where_clients_differ_by_chance(n):
     verdicts, _ = play(Audit(), nothing, n=n, rounds=12, seed=n)
     assert flags(verdicts).float().mean() <= 0.01
     assert (weights(verdicts) > 0).all()
+
+
+def test_hospitals_that_differ_in_everything_are_not_accused(monkeypatch):
+    """Three of ten have other patients: other images in the coarse, and so in the fine as well."""
+    rng = torch.Generator().manual_seed(5)
+    other = 0.03 * (3 * coarse(1, rng)[0] + 0.3 * torch.randn((CLASSES, SIZE, SIZE), generator=rng))
+
+    def plant(round, client):
+        return other if client in (2, 5, 7) else torch.zeros(SIZE, SIZE)
+
+    verdicts, _ = play(Audit(), plant, n=10)
+    assert not flags(verdicts).any()
+    monkeypatch.setattr("fedgan.defenses._suspicion.DISCOUNT", 0.0)
+    verdicts, _ = play(Audit(), plant, n=10)
+    assert flags(verdicts)[2:, [2, 5, 7]].any()
 
 
 def test_a_patch_of_one_class_is_seen_and_told():
@@ -179,7 +219,7 @@ def test_whoever_stops_is_let_in_again():
 
 
 def test_never_more_than_a_minority_is_excluded():
-    standings = [Standing(*3 * [torch.zeros(1)], alarms=5) for _ in range(5)]
+    standings = [Standing(*4 * [torch.zeros(1)], alarms=5) for _ in range(5)]
     found = trusts(standings, torch.tensor([1.0, 5.0, 2.0, 4.0, 3.0]))
     assert found.tolist() == [1 / 3, 0, 1 / 3, 0, 1 / 3]
 
@@ -213,6 +253,19 @@ def test_rollback_goes_back_to_the_model_before_the_first_alarm():
     since = audit.standings[0].since
     assert since <= fell
     torch.testing.assert_close(seen[fell] + verdicts[fell].correction, seen[since - 1])
+
+
+def test_rollback_a_second_time_goes_back_as_far_as_the_first():
+    """The model that the second client's alarm began with was itself undone."""
+    cleanup = Cleanup("rollback", 6)
+    for round in range(1, 6):
+        cleanup.begin(round, torch.tensor([float(round)]))
+    assert cleanup.correction({0: 2}, torch.tensor([5.5])).item() == 2 - 5.5
+    cleanup.begin(6, torch.tensor([2.5]))
+    assert cleanup.correction({1: 4}, torch.tensor([2.7])).item() == pytest.approx(2 - 2.7)
+    for round in range(7, 14):
+        cleanup.begin(round, torch.tensor([float(round)]))
+    assert cleanup.correction({2: 6}, torch.tensor([0.0])).item() == 8  # the oldest that is kept
 
 
 def test_a_resume_goes_on_with_the_same_bytes():
@@ -280,10 +333,54 @@ def test_bands_add_up_to_what_the_last_blur_takes_away():
 def test_descriptions_are_means_of_each_group():
     images = torch.rand(12, 1, 8, 8)
     groups = Groups(torch.arange(12) % 3, 3)
-    maps, textures = split(describe(images, groups)[None], len(groups), (1, 8, 8))
-    torch.testing.assert_close(maps[0, 0], images.mean(0))
-    torch.testing.assert_close(maps[0, 2], images[1::3].mean(0))
-    assert textures.shape[:2] == (1, 4)
+    described = describe(images, groups)
+    assert len(described) == description_size(len(groups), (1, 8, 8))
+    seen = split(described[None], len(groups), (1, 8, 8))
+    torch.testing.assert_close(seen.maps[0, 0], images.mean(0))
+    torch.testing.assert_close(seen.maps[0, 2], images[1::3].mean(0))
+    torch.testing.assert_close(seen.amplitudes[0, 3], bands(images)[2::3, :, 0].square().mean(0))
+    torch.testing.assert_close(seen.textures[0, 0], textures(images).mean(0))
+
+
+def test_other_contrast_is_the_same_logarithm_everywhere():
+    images = torch.rand(12, 2, 16, 16) - 0.5
+    stacked = [
+        torch.stack(parts)
+        for parts in zip(*(look(k * images, alone(12)) for k in (1, 1.3)), strict=True)
+    ]
+    amplitudes = logarithms(Look(*stacked)).amplitudes
+    np.testing.assert_allclose(amplitudes[1] - amplitudes[0], np.log(1.3), atol=0.05)
+    apart = deviations(Look(*stacked), [0])
+    assert apart.amplitudes.abs().max() < 0.03
+    assert apart.textures.abs().max() < 0.01
+
+
+def test_what_is_in_a_fifth_of_the_images_shows_where_they_vary_more_than_in_the_mean():
+    rng = torch.Generator().manual_seed(0)
+    clients = [0.3 * torch.randn((200, 1, 16, 16), generator=rng) for _ in range(5)]
+    clients[4][:40] += corner(1.0)
+    seen = [look(images, alone(200)) for images in clients]
+    apart = deviations(
+        Look(*(torch.stack(parts) for parts in zip(*seen, strict=True))), [0, 1, 2, 3, 4]
+    )
+    in_mean, in_spread = (
+        part[4].abs().max() / part[:4].abs().max() for part in (bands(apart.maps), apart.amplitudes)
+    )
+    assert in_spread > 2.5
+    assert in_spread > 1.2 * in_mean
+
+
+@pytest.mark.parametrize("block", [range(16, 24), range(54, 69), range(85, 93), range(123, 138)])
+def test_a_filter_is_known_by_its_texture(block):
+    """The largest responses, by side and scale: a filter's own is the highest."""
+    for feature in block:
+        pattern = filter_of(feature)
+        images = torch.zeros(1, 1, 16, 16)
+        images[..., 4 : 4 + len(pattern), 4 : 4 + len(pattern)] = pattern
+        responses = textures(images)[0, list(block)]
+        assert int(responses.argmax()) == feature - block[0]
+    with pytest.raises(IndexError):
+        filter_of(138)
 
 
 def reports_of(g_losses):
@@ -296,9 +393,10 @@ def test_losses_are_believed_only_as_far_as_the_audit_agrees(odd):
     scores_of = {}
     for losses in (False, True):
         audit, rng = Audit(losses=losses), torch.Generator().manual_seed(4)
-        for round in range(1, 7):
+        for round in range(1, 4):  # before anybody is excluded
             rows = 0.01 * torch.randn((6, CLASSES * PIXELS), generator=rng)
-            rows[0] += corner(0.02).expand(CLASSES, SIZE, SIZE).flatten()
+            rows += 0.03 * coarse(6, rng).flatten(1)
+            rows[0] += corner(0.04).expand(CLASSES, SIZE, SIZE).flatten()
             told = (1 + 0.01 * torch.randn(6, generator=rng)).tolist()
             told[odd] += 0.3
             server = ServerMeans(round, torch.zeros(CLASSES * PIXELS), 3, Painter())

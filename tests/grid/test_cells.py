@@ -179,15 +179,16 @@ def test_what_tells_cells_apart_cannot_be_overridden(write_grid, key):
 
 def test_grids_that_ship_are_found_by_name_and_clash_with_no_config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert {"paper.yaml", "false-alarms.yaml", "smoke.yaml"} == set(config.shipped_grids())
+    shipped = {"paper", "false-alarms", "smoke", "audit", "audit-settings"}
+    assert {f"{name}.yaml" for name in shipped} == set(config.shipped_grids())
     assert config.locate_grid(Path("smoke")) != config.locate(Path("smoke"))
     assert "base" in yaml.safe_load(config.locate_grid(Path("smoke")).read_text())
     assert "base" not in yaml.safe_load(config.locate(Path("smoke")).read_text())
-    with pytest.raises(UserError, match="no such grid; known: false-alarms"):
+    with pytest.raises(UserError, match="no such grid; known: audit"):
         config.locate_grid(Path("quickstart"))
 
 
-@pytest.mark.parametrize("name", ["smoke", "paper", "false-alarms"])
+@pytest.mark.parametrize("name", ["smoke", "paper", "false-alarms", "audit", "audit-settings"])
 def test_grids_that_ship_have_the_arms_they_promise(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     grid = read_grid(name)

@@ -151,7 +151,9 @@ def test_rounds_until_an_attacker_is_silenced(kept, first, from_round, before):
     ]
     rows += [row(r, 7, weight=0.2, fair_weight=0.2) for r in (1, 2, 6)]  # at rest it does no harm
     rows += [row(4, 7, malicious=True, weight=0.0, fair_weight=0.0, status="timed out")]
-    (found,) = detection(rows)["attackers"]
+    whole = detection(rows)
+    assert whole["rounds_until_silenced"] == (3 if before is None else before)
+    (found,) = whole["attackers"]
     assert found["client"] == 7
     assert (found["attacked_from_round"], found["rounds_attacked"]) == (3, 3)
     assert found["silenced_first_round"] == first
@@ -221,6 +223,7 @@ def test_the_measure():
             "detection_benign_weight_lost_worst": 0.25,
             "detection_malicious_weight_lost": 1.0,
             "detection_silenced": 1.0,
+            "detection_rounds_until_silenced": 0.0,
         }
     )
     assert [one["round"] for one in found.details["rounds"]] == [1, 2]

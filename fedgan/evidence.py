@@ -21,6 +21,10 @@ FLOOR = 1e-3
 """Of a filter's response to images in [-1, 1]; an eighth of a gray level."""
 AMPLITUDE_FLOOR = 0.02
 """Of what a place varies by, in images in [-1, 1]; 2.5 gray levels: less is nothing to see."""
+DEPENDENT = 1e-9
+"""Of the largest singular value: one below is rounding."""
+SMALLEST = max(SCALES) * max(SIZES)
+"""Side of the smallest images that have all textures, in pixels."""
 MOST_GROUPS = 10
 """Classes that are looked at by themselves."""
 
@@ -157,7 +161,7 @@ def unexplained(deviations: Tensor, reference: Tensor) -> Tensor:
     n, groups = deviations.shape[:2]
     left = []
     for group in range(groups):
-        basis, _ = torch.linalg.qr(_benign(reference[group].double()).T)
+        basis = _basis(_benign(reference[group].double()))
         flat = deviations[:, group].reshape(n, -1).double()
         left.append((flat - (flat @ basis) @ basis.T).view_as(deviations[:, group]))
     return torch.stack(left, 1).float()
@@ -184,6 +188,15 @@ def _benign(image: Tensor) -> Tensor:
     laplacian = right + left + below + above - 4 * image
     some = [torch.ones_like(image), image, image**2, right - left, below - above, laplacian]
     return torch.stack([one.flatten() for one in some])
+
+
+def _basis(rows: Tensor) -> Tensor:
+    """Orthonormal columns that span the same as rows [k, q]: [q, up to k]. Of what depends on the
+    others, as all does of an image that is the same everywhere, there is no direction of its own to
+    be taken off."""
+    left, strengths, _ = torch.linalg.svd(rows.T, full_matrices=False)
+    found: Tensor = left[:, strengths > DEPENDENT * strengths[0]]
+    return found
 
 
 def _blur(planes: Tensor, sigma: float) -> Tensor:

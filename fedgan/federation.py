@@ -102,7 +102,8 @@ class Federation:
         means = ServerMeans(round, self.server.parameters, self.settings.seed, self.sampler)
         verdict = self.defense(training.updates, training.sound, means)
         aggregate = verdict.joined(training.updates)
-        self.server.step(aggregate)
+        # What is taken out of the global model is not to stay in its average.
+        self.server.step(aggregate, anew=verdict.correction is not None)
         self.pool.malice.learn(aggregate, training.reports)
         reports, training_seconds = training.reports, training.seconds
         usable = training.updates

@@ -53,12 +53,15 @@ class Server:
         self.ema = ema
         self.steps = 0
 
-    def step(self, aggregate: Tensor) -> None:
+    def step(self, aggregate: Tensor, *, anew: bool = False) -> None:
         """Adds an aggregate update [P] to the global model and follows with the average.
 
         The first rounds are averaged evenly (decay 1 - 1/t), so that nothing of the random
-        initialisation stays in the average.
+        initialisation stays in the average; with `anew` they are counted from this one on, so that
+        nothing of the models before it does.
         """
+        if anew:
+            self.steps = 0
         self.parameters = self.parameters + aggregate
         self.steps += 1
         decay = min(self.ema, 1 - 1 / self.steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -16,42 +17,52 @@ class Cleanup:
     """Remembers as much as it takes to undo the doings of a client that is excluded later.
 
     Args:
-        way: `rollback` goes back to the global model before its first alarm that counts; `remove`
-            takes off what its updates since then were weighed by; `none` trains on.
-        memory: rounds whose models are kept; of older ones, the oldest that is kept is taken.
+        way: `rollback` goes back to the global model before the first round, from its first alarm
+            that counts on, in which the client counted for anything; `remove` takes off what its
+            updates since then were weighed by; `none` trains on.
+        memory: rounds whose models are kept: what was put in before these stays.
     """
 
     def __init__(self, way: Way, memory: int) -> None:
         self.way = way
         self.memory = memory
         self.models: dict[int, Tensor] = {}
+        """What each round's aggregate was added to."""
+        self.counted: dict[int, frozenset[int]] = {}
+        """The clients with a weight in each round."""
         self.put_in: dict[int, Tensor] = {}
 
     def begin(self, round: int, parameters: Tensor) -> None:
         """A round begins from these global parameters [P]."""
         if self.way == "rollback":
             self.models[round] = parameters  # the server makes new ones
-            for old in [one for one in self.models if one <= round - self.memory]:
-                del self.models[old]
+            self._keep(lambda kept: kept > round - self.memory)
 
-    def correction(self, newly: dict[int, int], parameters: Tensor) -> Tensor | None:
-        """What is to be added to the global parameters [P], for clients that are excluded from now
-        on, and the rounds since when they are suspected."""
-        if not newly or self.way == "none":
-            return None
+    def correction(self, newly: Mapping[int, int], round: int, parameters: Tensor) -> Tensor | None:
+        """What is to be added in this round to the global parameters [P], for clients that are
+        excluded from now on, and the rounds since when they are suspected; None where nothing is
+        there to be undone."""
         if self.way == "rollback":
-            first = min(newly.values())
-            # Of a round that an earlier rollback has undone, there is no model any more.
-            since = max((kept for kept in self.models if kept <= first), default=min(self.models))
-            back = self.models[since].to(parameters) - parameters
-            self.models = {round: model for round, model in self.models.items() if round <= since}
-            return back
-        theirs = [self.put_in.pop(client) for client in newly if client in self.put_in]
-        return -torch.stack(theirs).sum(0) if theirs else None
+            theirs = [
+                kept
+                for kept, clients in self.counted.items()
+                if any(client in clients and kept >= since for client, since in newly.items())
+            ]
+            if not theirs:
+                return None
+            model = self.models[min(theirs)]
+            self._keep(lambda kept: kept < min(theirs))
+            self.models[round] = model
+            return model.to(parameters) - parameters
+        parts = [self.put_in.pop(client) for client in newly if client in self.put_in]
+        return -torch.stack([part.to(parameters) for part in parts]).sum(0) if parts else None
 
-    def end(self, updates: UpdateMatrix, weights: Tensor, suspects: set[int]) -> None:
-        """The updates [n, P] of a round were joined under these weights; of the clients, some are
+    def end(self, round: int, updates: UpdateMatrix, weights: Tensor, suspects: set[int]) -> None:
+        """The updates [n, P] of a round were joined under these weights; of all clients, some are
         suspected and not yet excluded."""
+        if self.way == "rollback":
+            pairs = zip(updates.clients, weights.tolist(), strict=True)
+            self.counted[round] = frozenset(client for client, weight in pairs if weight > 0)
         if self.way != "remove":
             return
         self.put_in = {client: one for client, one in self.put_in.items() if client in suspects}
@@ -62,12 +73,18 @@ class Cleanup:
                 part, before = updates.weighted_mean(alone), self.put_in.get(client)
                 self.put_in[client] = part if before is None else before.to(part) + part
 
+    def _keep(self, wanted: Callable[[int], bool]) -> None:
+        self.models = {kept: model for kept, model in self.models.items() if wanted(kept)}
+        self.counted = {kept: clients for kept, clients in self.counted.items() if wanted(kept)}
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "models": {round: one.cpu() for round, one in self.models.items()},
+            "counted": {round: sorted(clients) for round, clients in self.counted.items()},
             "put_in": {client: one.cpu() for client, one in self.put_in.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.models = dict(state["models"])
+        self.counted = {round: frozenset(clients) for round, clients in state["counted"].items()}
         self.put_in = dict(state["put_in"])

@@ -51,6 +51,14 @@ def exhibit(client: int, standing: Standing, ratios: Tensor, images: Tensor) -> 
     return Exhibit(client, f"client {client}: {words}", _beside(_enlarged(left), _enlarged(right)))
 
 
+def broken(client: int, image: Tensor) -> Exhibit:
+    """What there is to show of a client whose images are not finite: gray, in the size of `image`
+    [C, H, W]."""
+    gray = _enlarged(torch.zeros_like(image))
+    words = f"client {client}: what its generator draws is not finite"
+    return Exhibit(client, words, _beside(gray, gray))
+
+
 def _placed(maps: Tensor, images: Tensor, what: str) -> tuple[str, Tensor, Tensor]:
     """Of maps [groups, k, H, W]: the words, the map where it is strongest, and what is there."""
     group = _group(maps.abs().flatten(1).amax(1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +50,7 @@ class Standing:
         rounds: how often it was seen.
         alarms: rounds with an alarm less those without, from 0 to `MOST_ALARMS`.
         since: the round of the first alarm of those that count; 0 where there is none.
+        score: of the last round in which it was judged.
     """
 
     maps: Tensor
@@ -59,6 +60,7 @@ class Standing:
     rounds: int = 0
     alarms: int = 0
     since: int = 0
+    score: float = 0.0
 
     @property
     def is_excluded(self) -> bool:
@@ -79,8 +81,9 @@ class Standing:
         self.losses = forgetting * self.losses + losses
         self.rounds += 1
 
-    def judge(self, alarm: bool, round: int) -> None:
-        """A round's alarm, or its absence."""
+    def judge(self, score: float, alarm: bool, round: int) -> None:
+        """A round's score, and its alarm, or the absence of one."""
+        self.score = score
         if alarm and self.alarms == 0:
             self.since = round
         self.alarms = min(MOST_ALARMS, self.alarms + 1) if alarm else max(0, self.alarms - 1)
@@ -160,11 +163,15 @@ def p_values(scores: Tensor, witnesses: int) -> Tensor:
     return chance.clamp(max=1)
 
 
-def trusts(standings: Sequence[Standing], scores: Tensor) -> Tensor:
-    """Factors of the clients' weights, float64 [n]. Of those that are to be excluded only a
-    minority is, the most suspect; the others stay doubted."""
-    accused = [i for i, one in enumerate(standings) if one.is_excluded]
-    accused.sort(key=lambda i: -float(scores[i]))
-    found = torch.tensor([one.trust for one in standings], dtype=torch.float64)
-    found[accused[(len(standings) - 1) // 2 :]] = DOUBTED
-    return found
+def trusts(standings: Mapping[int, Standing]) -> dict[int, float]:
+    """Factors of the weights of all clients that were ever seen. Of those that are to be excluded
+    only a minority is, the most suspect; the others stay doubted.
+
+    A minority of all, not of those drawn in a round: among few that are drawn, the excluded may be
+    most, and are no less guilty for that.
+    """
+    accused = [client for client, one in standings.items() if one.is_excluded]
+    accused.sort(key=lambda client: -standings[client].score)
+    found = {client: one.trust for client, one in standings.items()}
+    spared = accused[(len(standings) - 1) // 2 :]
+    return found | dict.fromkeys(spared, DOUBTED)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedgan.defenses._cleanup import Cleanup, Way
-from fedgan.defenses._exhibits import exhibit
+from fedgan.defenses._exhibits import broken, exhibit
 from fedgan.defenses._suspicion import (
     Standing,
     forgiven,
@@ -18,9 +18,9 @@ from fedgan.defenses._suspicion import (
     scores_of_losses,
     trusts,
 )
-from fedgan.defenses.base import Detector, Sampler, ServerMeans, Verdict
+from fedgan.defenses.base import Defense, Detector, Sampler, ServerMeans, Verdict
 from fedgan.errors import UserError
-from fedgan.evidence import Groups, Look, describe, description_size, deviations, split
+from fedgan.evidence import SMALLEST, Groups, Look, describe, description_size, deviations, split
 from fedgan.reports import Report
 from fedgan.updates import UpdateMatrix
 
@@ -31,6 +31,8 @@ YOUNG = 2
 that has hardly begun to learn, they go different ways."""
 CHUNK = 80
 """Samples that are drawn at a time."""
+BROKEN = 100.0
+"""Score of a client whose generator draws what is not finite."""
 
 
 class Audit(Detector):
@@ -54,8 +56,12 @@ class Audit(Detector):
 
     p below `alarm_rate` is an alarm, which adds one to a client's count (5 at most); a round
     without takes one off. With two a client has a third of its weight, with three nothing; nobody
-    is excluded on one round's word. At most (n - 1) // 2 clients are excluded, those of the highest
-    scores.
+    is excluded on one round's word. Of the N clients that were ever seen at most (N - 1) // 2 are
+    excluded, those of the highest scores; in a round in which nobody else takes part, the global
+    model stays as it is.
+
+    A generator that draws what is not finite is an alarm, and is not compared. Where fewer than
+    three are left to compare with, a round tells nothing: weights are those of the standings.
 
     Assumes n >= 2f + 1. Costs `samples` images of each client a round, and memory of a few times
     (1 + classes) C H W for each client.
@@ -65,9 +71,9 @@ class Audit(Detector):
         forgetting: factor in [0, 1) of old evidence a round that a client takes part in.
         alarm_rate: false alarms for a client in a round, at most, in (0, 0.5).
         cleanup: what is done when a client is excluded about what it has put into the global
-            model: `rollback` goes back to the model before its first alarm that counts (`memory`
-            rounds at most), `remove` takes off what its updates since then were weighed by, and
-            `none` trains on.
+            model: `rollback` goes back to the model before the first round since its first alarm
+            that counts in which it had a weight (`memory` rounds at most), `remove` takes off what
+            its updates since then were weighed by (where no rule follows), and `none` trains on.
         memory: rounds whose models are kept for that.
         losses: let the mean losses that clients report speak too. They are accumulated and scored
             likewise, and believed as far as the audit agrees: a client's score grows by half the
@@ -116,6 +122,11 @@ class Audit(Detector):
         self, updates: UpdateMatrix, reports: Sequence[Report], server: ServerMeans
     ) -> Verdict:
         assert server.sampler is not None
+        if min(server.sampler.image[1:]) < SMALLEST:
+            raise UserError(
+                f"defense: {self.name} needs images of at least {SMALLEST}x{SMALLEST} pixels; "
+                f"data.size is {min(server.sampler.image[1:])}"
+            )
         groups, described = self._described(updates, server, server.sampler)
         seen = split(described, len(groups), server.sampler.image)
         return self.judge(updates, reports, seen, server)
@@ -152,7 +163,48 @@ class Audit(Detector):
     ) -> Verdict:
         """Judges a round by a look at what the n clients' generators draw."""
         self.cleanup.begin(server.round, server.parameters)
-        believed = self._believed(updates.clients)
+        before = trusts(self.standings)
+        finite = torch.stack([part.flatten(1).isfinite().all(1) for part in seen]).all(0)
+        believed = self._believed(updates.clients, finite)
+        found = torch.full((len(updates),), torch.nan, dtype=torch.float64)
+        alarms = torch.zeros(len(updates), dtype=torch.bool)
+        ratios = found
+        if believed:
+            # What is not finite cannot be compared, and would leave nobody's evidence finite.
+            seen = Look(*(_filled(part, finite, believed) for part in seen))
+            found, alarms, ratios = self._evidence(updates, reports, seen, finite, believed)
+            for i, client in enumerate(updates.clients):
+                self.standings[client].judge(float(found[i]), bool(alarms[i]), server.round)
+        now = trusts(self.standings)
+        fallen = {client for client, trust in now.items() if trust < before.get(client, 1.0)}
+        exhibits = tuple(
+            exhibit(client, self.standings[client], ratios[i], seen.maps[i])
+            if finite[i]
+            else broken(client, seen.maps[i, 0])
+            for i, client in enumerate(updates.clients)
+            if client in fallen
+        )
+        factors = [now.get(client, 1.0) for client in updates.clients]
+        trust = torch.tensor(factors, dtype=torch.float64)
+        weights = updates.weights * trust
+        weights = weights / weights.sum() if weights.any() else weights
+        newly = {client: self.standings[client].since for client in fallen if now[client] == 0}
+        correction = self.cleanup.correction(newly, server.round, server.parameters)
+        suspects = {client for client, one in self.standings.items() if one.alarms and now[client]}
+        self.cleanup.end(server.round, updates, weights, suspects)
+        acted = bool((trust < 1).any())
+        return Verdict(weights, found, alarms, acted, correction=correction, exhibits=exhibits)
+
+    def _evidence(
+        self,
+        updates: UpdateMatrix,
+        reports: Sequence[Report],
+        seen: Look,
+        finite: Tensor,
+        believed: list[int],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Adds a round's to what is known: scores [n], alarms [n], and how many times that of the
+        median client each one's evidence is, by witness [n, w]."""
         told = torch.tensor([[one.d_loss, one.g_loss] for one in reports], dtype=torch.float64)
         standings = self._with_evidence(updates.clients, believed, seen, told)
         assert isinstance(self.usual, Tensor)
@@ -160,24 +212,11 @@ class Audit(Detector):
         strengths, coarse = (torch.stack(parts) for parts in zip(*seen_of, strict=True))
         strengths = forgiven(strengths, coarse, believed)
         found = self._scores(standings, strengths, believed)
+        found[~finite] = BROKEN
         # The largest entry and the root mean square of the same entries count as one witness.
         alarms = p_values(found, strengths.shape[1]) < self.alarm_rate
         alarms &= torch.tensor([one.rounds > 1 for one in standings])  # nobody on one round's word
-        before = [one.trust for one in standings]
-        for one, alarm in zip(standings, alarms.tolist(), strict=True):
-            one.judge(alarm, server.round)
-        trust = trusts(standings, found)
-        weights = updates.weights * trust / (updates.weights * trust).sum()
-        ratios = (strengths / strengths[believed].quantile(0.5, 0)).amax(2)
-        exhibits = tuple(
-            exhibit(client, one, ratios[i], seen.maps[i])
-            for i, (client, one) in enumerate(zip(updates.clients, standings, strict=True))
-            if one.trust < before[i]
-        )
-        correction = self._clean_up(updates, standings, before, trust, server)
-        self._note(updates, standings, weights)
-        acted = bool((trust < 1).any())
-        return Verdict(weights, found, alarms, acted, correction=correction, exhibits=exhibits)
+        return found, alarms, (strengths / strengths[believed].quantile(0.5, 0)).amax(2)
 
     def _scores(
         self, standings: Sequence[Standing], strengths: Tensor, believed: Sequence[int]
@@ -190,41 +229,15 @@ class Audit(Detector):
         agreeing = torch.minimum(found, scores_of_losses(told, believed) / young)
         return found + agreeing.clamp(min=0) / 2
 
-    def _clean_up(
-        self,
-        updates: UpdateMatrix,
-        standings: Sequence[Standing],
-        before: Sequence[float],
-        trust: Tensor,
-        server: ServerMeans,
-    ) -> Tensor | None:
-        """What undoes the doings of those who are excluded from now on."""
-        newly = {
-            client: one.since
-            for client, one, was, now in zip(
-                updates.clients, standings, before, trust.tolist(), strict=True
-            )
-            if now == 0 < was
-        }
-        return self.cleanup.correction(newly, server.parameters)
-
-    def _note(self, updates: UpdateMatrix, standings: Sequence[Standing], weights: Tensor) -> None:
-        """What may have to be undone later."""
-        suspects = {
-            client
-            for client, one in zip(updates.clients, standings, strict=True)
-            if one.alarms and not one.is_excluded
-        }
-        self.cleanup.end(updates, weights, suspects)
-
-    def _believed(self, clients: Sequence[int]) -> list[int]:
-        """Positions of the clients that say what is usual: those that are not excluded."""
-        found = [
-            i
-            for i, client in enumerate(clients)
-            if client not in self.standings or not self.standings[client].is_excluded
-        ]
-        return found if len(found) >= FEWEST else list(range(len(clients)))
+    def _believed(self, clients: Sequence[int], finite: Tensor) -> list[int]:
+        """Positions of the clients that say what is usual: those that are not excluded, and whose
+        images are finite. Nobody where they are too few to say it: such a round tells nothing."""
+        sound = [i for i, fine in enumerate(finite.tolist()) if fine]
+        trust = trusts(self.standings)
+        found = [i for i in sound if trust.get(clients[i], 1.0) > 0]
+        if len(found) >= FEWEST:
+            return found
+        return sound if len(sound) >= FEWEST and 2 * len(found) > len(sound) else []
 
     def _with_evidence(
         self,
@@ -244,6 +257,13 @@ class Audit(Detector):
             self.standings[client].add(Look(*parts), loss, self.forgetting)
         return [self.standings[client] for client in clients]
 
+    def check_rule(self, rule: Defense) -> None:
+        if self.cleanup.way == "remove" and not rule.is_fair_mean:
+            raise UserError(
+                f"defense: {self.name}: cleanup is remove, which takes off what it has weighed "
+                "itself; in front of another rule it must be rollback or none"
+            )
+
     def state_dict(self) -> dict[str, Any]:
         standings = {client: vars(one).copy() for client, one in self.standings.items()}
         return {"standings": standings, "usual": self.usual, "cleanup": self.cleanup.state_dict()}
@@ -252,3 +272,12 @@ class Audit(Detector):
         self.standings = {client: Standing(**one) for client, one in state["standings"].items()}
         self.usual = state["usual"]
         self.cleanup.load_state_dict(state["cleanup"])
+
+
+def _filled(part: Tensor, finite: Tensor, believed: list[int]) -> Tensor:
+    """A part of a look at n clients, with the median of those `believed` for what is not finite."""
+    if finite.all():
+        return part
+    part = part.clone()
+    part[~finite] = part[believed].double().quantile(0.5, 0).float()
+    return part

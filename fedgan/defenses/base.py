@@ -158,6 +158,11 @@ class Stage(ABC):
         for its weight (`gamma`, `weight`); none asked for is the loss as it is."""
         return {}
 
+    def restart(self) -> None:
+        """The global model was put back: what the stage keeps of the way that it went, such as a
+        momentum, is to be forgotten; not so what it knows of clients."""
+        return
+
     def fewest(self) -> int:
         """The fewest usable updates in a round that the stage can do anything with."""
         return 1
@@ -174,6 +179,11 @@ class Stage(ABC):
 class Defense(Stage):
     """A rule: judges the updates of a round, and says how to join them."""
 
+    @property
+    def is_fair_mean(self) -> bool:
+        """Whether it is the mean under the weights that it starts from, and nothing else."""
+        return False
+
     @abstractmethod
     def __call__(
         self, updates: UpdateMatrix, reports: Sequence[Report], server: ServerMeans
@@ -185,12 +195,16 @@ class Defense(Stage):
 class Detector(Stage):
     """Judges the clients of a round before a rule joins what is left of them."""
 
+    def check_rule(self, rule: Defense) -> None:
+        """Raises `UserError` where it cannot work in front of `rule`."""
+        return
+
     @abstractmethod
     def __call__(
         self, updates: UpdateMatrix, reports: Sequence[Report], server: ServerMeans
     ) -> Verdict:
         """As `Defense`; `weights` are what is left of the fair ones, 0 for a client whose update
-        the rule is not to see. Somebody is left."""
+        the rule is not to see."""
 
 
 class PreAggregation(Stage):

@@ -47,6 +47,10 @@ class Chain(Defense):
         """All of them, in their order."""
         return [*self.before, self.rule, *self.after]
 
+    @property
+    def is_fair_mean(self) -> bool:
+        return self.rule.is_fair_mean and not (self.before or self.after)
+
     def check(self, n: int) -> None:
         for stage in self.stages:
             stage.check(n)
@@ -57,6 +61,10 @@ class Chain(Defense):
 
     def penalties(self) -> dict[str, float]:
         return {name: weight for stage in self.stages for name, weight in stage.penalties().items()}
+
+    def restart(self) -> None:
+        for stage in self.stages:
+            stage.restart()
 
     def fewest(self) -> int:
         return max(stage.fewest() for stage in self.stages)
@@ -97,6 +105,10 @@ class PerNetwork(Defense):
         self.each = list(each)
         self.sizes = list(sizes)
 
+    @property
+    def is_fair_mean(self) -> bool:
+        return all(defense.is_fair_mean for defense in self.each)
+
     def check(self, n: int) -> None:
         for defense in self.each:
             defense.check(n)
@@ -109,6 +121,10 @@ class PerNetwork(Defense):
         return {
             name: weight for defense in self.each for name, weight in defense.penalties().items()
         }
+
+    def restart(self) -> None:
+        for defense in self.each:
+            defense.restart()
 
     def fewest(self) -> int:
         return max(defense.fewest() for defense in self.each)

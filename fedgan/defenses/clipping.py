@@ -117,6 +117,9 @@ class CenteredClipping(Defense):
         self.centre = (moved + (1 - factors.sum()) * centre.double()).to(rows.dtype)
         return Verdict.of(factors / factors.sum(), sizes, acted=acted, aggregate=self.centre)
 
+    def restart(self) -> None:
+        self.centre = None
+
     def state_dict(self) -> dict[str, Any]:
         return {"centre": None if self.centre is None else self.centre.cpu()}
 

@@ -20,7 +20,9 @@ class Detected(Defense):
     """`[audit, nnm, krum]`: the detector judges, and the rule joins the updates that are left.
 
     It starts from the weights that the detector leaves. The scores are the detector's; a client is
-    flagged if either says so. Where fewer are left than the rule needs, their mean is taken.
+    flagged if either says so. Where fewer are left than the rule needs, their mean is taken; where
+    nobody is, the global model stays as it is. Where the detector undoes what was done, the rule
+    begins anew (`Stage.restart`).
 
     Args:
         detector: judges all clients.
@@ -39,6 +41,7 @@ class Detected(Defense):
     def check(self, n: int) -> None:
         for part in self.parts:
             part.check(n)
+        self.detector.check_rule(self.rule)
 
     def check_clients(self, clients: int) -> None:
         for part in self.parts:
@@ -54,6 +57,10 @@ class Detected(Defense):
         self, updates: UpdateMatrix, reports: Sequence[Report], server: ServerMeans
     ) -> Verdict:
         found = self.detector(updates, reports, server)
+        if found.correction is not None:
+            self.rule.restart()
+        if not found.weights.any():
+            return found
         left = found.weights.nonzero().flatten().tolist()
         seen = updates.only(left, found.weights[left] / found.weights[left].sum())
         rule = self.rule if len(left) >= self.rule.fewest() else FedAvg()

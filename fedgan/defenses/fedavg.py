@@ -22,6 +22,10 @@ class FedAvg(Defense):
 
     name: ClassVar[str] = "fedavg"
 
+    @property
+    def is_fair_mean(self) -> bool:
+        return True
+
     def __call__(
         self, updates: UpdateMatrix, reports: Sequence[Report], server: ServerMeans
     ) -> Verdict:

@@ -44,6 +44,9 @@ class FedAvgM(ServerStep):
         self.m = self.beta1 * before + aggregate
         return self.eta * self.m
 
+    def restart(self) -> None:
+        self.m = None
+
     def state_dict(self) -> dict[str, Any]:
         return {"m": None if self.m is None else self.m.cpu()}
 
@@ -92,6 +95,9 @@ class Adaptive(ServerStep):
         v = self.second_moment(self.v.to(aggregate.device), aggregate.double().square())
         self.v = v
         return (self.eta * self.m / (v.sqrt() + self.tau)).to(aggregate)
+
+    def restart(self) -> None:
+        self.m = self.v = None
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from fedgan import assembly, config
 from fedgan.assembly import assemble
+from fedgan.defenses.fedavg import FedAvg
 from fedgan.plan import make_plan
 from fedgan.scenes import examiners
 from fedgan.server import Server
@@ -158,8 +161,8 @@ def test_layers_that_draw_at_random_draw_alike(federate):
 
 
 def test_average_follows_the_global_generator():
-    def step(server, value):
-        server.step(torch.full_like(server.parameters, value))
+    def step(server, value, **anew):
+        server.step(torch.full_like(server.parameters, value), **anew)
         return server.average[0].item()
 
     torch.manual_seed(0)
@@ -172,3 +175,25 @@ def test_average_follows_the_global_generator():
     assert step(server, 1.0) == pytest.approx(0.7 * 2.0 + 0.3 * 4.0)
     assert server.averaged_generator().weight.item() == pytest.approx(2.6)
     assert server.parameters.item() == pytest.approx(4.0)
+    # Where a defence has taken something out of the model, the average does not keep it.
+    assert step(server, -2.0, anew=True) == pytest.approx(2.0)
+    assert step(server, 1.0) == pytest.approx(2.5)
+
+
+def test_the_average_begins_anew_with_a_correction(federate):
+    class Undoing(FedAvg):
+        def __call__(self, updates, reports, server):
+            verdict = super().__call__(updates, reports, server)
+            back = -server.parameters if server.round == 2 else None
+            return replace(verdict, correction=back)
+
+    def played(federation):
+        federation.defense = Undoing()
+        alike = []
+        for round in (1, 2, 3):
+            federation.play_round(round, 0.0)
+            server = federation.server
+            alike.append(torch.equal(server.average, server.parameters[: len(server.average)]))
+        return alike
+
+    assert federate(played) == [True, True, False]

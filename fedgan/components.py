@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
-from fedgan.errors import UserError, did_you_mean
+from fedgan.errors import UserError, did_you_mean, plain_words
 from fedgan.settings import Component
 
 if TYPE_CHECKING:
@@ -84,7 +84,9 @@ def build(key: str, choice: Component, cls: type[T]) -> T:
     try:
         parsed = parser.parse_object(choice.init_args)
     except ArgumentError as error:
-        raise UserError(f"{key}.init_args: {one_line(error)}") from None
+        line = plain_words(str(error))
+        dot = "." if line.partition(":")[0] in names else ": "
+        raise UserError(f"{key}.init_args{dot}{line}") from None
     arguments = parser.instantiate_classes(parsed).as_dict()
     choice.init_args = {name: parsed[name] for name in names}
     try:

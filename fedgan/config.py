@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fedgan.errors import SharedError, UserError, did_you_mean
+from fedgan.errors import SharedError, UserError, did_you_mean, plain_words
 from fedgan.settings import Component, Experiment
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def from_dict(
         parsed = made.parse_object(_named(_without_stale_arguments(values, overrides)))
         parsed = made.parse_args(list(overrides), namespace=parsed)
     except ArgumentError as error:
-        raise UserError(prefix + _plain_words(str(error))) from None
+        raise UserError(prefix + plain_words(str(error))) from None
     experiment = Experiment(**made.instantiate_classes(parsed).as_dict())
     _refuse_nulls(experiment, prefix)
     return experiment
@@ -158,7 +158,15 @@ def _locate(path: Path, folder: str, shipped: dict[str, Path], what: str) -> Pat
     for name in (path.name, f"{path.name}.yaml"):
         if name in shipped and str(path) in (name, path.name, f"{folder}/{name}"):
             return shipped[name]
-    raise UserError(f"{path}: no such {what}{did_you_mean(path.name, shipped)}")
+    if (path / "config.yaml").is_file():
+        raise UserError(f"{path}: a run, no {what}; `fedgan resume {path}` goes on with it")
+    others, command = (
+        (shipped_grids(), "grid") if what == "config" else (shipped_configs(), "train")
+    )
+    if path.name in others or f"{path.name}.yaml" in others:
+        raise UserError(f"{path}: no such {what}, but `fedgan {command} {path.stem}` knows it")
+    names = [Path(name).stem for name in shipped]  # all end alike, and that is no likeness
+    raise UserError(f"{path}: no such {what}{did_you_mean(path.stem, names)}")
 
 
 @functools.cache
@@ -238,17 +246,6 @@ def _check_known(key: str, prefix: str, value: Any = None) -> None:
     is_group = "." not in base and any(k.startswith(f"{base}.") for k in known)
     if is_group and prefix != "--" and not isinstance(value, Mapping):
         raise UserError(f"{prefix}{key}: holds keys of its own, not {value!r}")
-
-
-def _plain_words(text: str) -> str:
-    """jsonargparse's message on one line and without Python's names for types."""
-    line = " ".join(text.split()).replace('"', "").removeprefix("Parser key ")
-    line = re.sub(r"Expected an? (?:<class '(\w+)'>|typing\.Literal(\[.*?\]))", _expected, line)
-    return line.replace(". Got value: ", ", got ")
-
-
-def _expected(found: re.Match[str]) -> str:
-    return f"expected {found[1]}" if found[1] else f"expected one of {found[2]}"
 
 
 def _without_stale_arguments(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -67,3 +68,19 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else ";"
     return f"{hint} known: {', '.join(names)}"
+
+
+def plain_words(text: str) -> str:
+    r"""jsonargparse's message on one line, without Python's names for types.
+
+    >>> plain_words("Parser key \"rules\": Expected a <class 'list'>. Got value: krum")
+    'rules: expected list, got krum; type [krum]'
+    """
+    line = " ".join(text.split()).replace('"', "").removeprefix("Parser key ")
+    line = re.sub(r"Expected an? (?:<class '(\w+)'>|typing\.Literal(\[.*?\]))", _expected, line)
+    line = line.replace(". Got value: ", ", got ")
+    return re.sub(r"(expected list, got )([\w-]+(?:,[\w-]+)*)$", r"\1\2; type [\2]", line)
+
+
+def _expected(found: re.Match[str]) -> str:
+    return f"expected {found[1]}" if found[1] else f"expected one of {found[2]}"

@@ -52,7 +52,7 @@ def _check(run_dir: Path, overwrite: bool) -> None:
         if not overwrite:
             raise UserError(
                 f"run_dir: {run_dir} exists; --overwrite replaces it, "
-                f"`fedgan resume {run_dir}` goes on with it"
+                f"`fedgan resume {run_dir}` goes on with it, --run_dir=DIR keeps both"
             )
         if run_dir.is_symlink() or not run_dir.is_dir():
             raise UserError(f"run_dir: {run_dir} is no folder; --overwrite leaves it alone")
@@ -192,7 +192,9 @@ def read_settings(run_dir: Path, overrides: list[str]) -> Experiment:
     """
     path = run_dir / CONFIG
     if not path.is_file():
-        raise UserError(f"{run_dir}: no run here (it has no {CONFIG})")
+        below = sorted(run_dir.glob(f"*/{CONFIG}"))
+        hint = f"; there are runs in it, as {below[0].parent}" if below else ""
+        raise UserError(f"{run_dir}: no run here (it has no {CONFIG}){hint}")
     for override in overrides:
         if not override.startswith(("--cluster.", "--evaluate.", "--tracking.")):
             raise UserError(

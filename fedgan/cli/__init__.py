@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fedgan import __version__
 from fedgan.cli import about, compare, grids, measures, report, runs, workspaces
@@ -74,6 +74,9 @@ def _fail(message: str, code: int = 2, details: str = "", *, shared: bool = Fals
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})  # --over is no --overwrite
+
     def error(self, message: str) -> NoReturn:
         raise SharedError(f"{message}; see {self.prog} --help")
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 from typing import Any
 
-from fedgan.errors import UserError
+from fedgan.errors import UserError, did_you_mean
 
 
 def add(commands: Any) -> None:
     """Adds these commands to the parser's."""
     components = commands.add_parser("components", help="what a config can choose from, by name")
+    components.add_argument(
+        "names", nargs="*", metavar="NAME", help="all about one: what it does and its arguments"
+    )
     components.set_defaults(action=_components)
 
     data = commands.add_parser("data", help="list, look at or fetch data sets")
@@ -34,10 +38,19 @@ def _components(command: argparse.Namespace, rest: list[str]) -> int:
     from fedgan.choices import rooms
     from fedgan.components import available, describe
 
-    for key, (room, base) in rooms().items():
-        print(key)
-        for name, cls in available(room, base).items():
-            print(f"  {name:20} {describe(cls)}")
+    found = {key: available(room, base) for key, (room, base) in rooms().items()}
+    for wanted in command.names:
+        if not any(wanted in known for known in found.values()):
+            every = {name for known in found.values() for name in known}
+            raise UserError(f"components: unknown '{wanted}'{did_you_mean(wanted, every)}")
+    for key, known in found.items():
+        shown = {name: cls for name, cls in known.items() if name in (command.names or known)}
+        if shown:
+            print(key)
+        for name, cls in shown.items():
+            about = inspect.getdoc(cls) if command.names else None
+            about = (about or "").split("\n>>>")[0].strip() or describe(cls)
+            print(f"  {name:20} {textwrap.indent(about, 23 * ' ').lstrip()}")
             for parameter in inspect.signature(cls).parameters.values():
                 default = "" if parameter.default is parameter.empty else f" = {parameter.default}"
                 print(f"  {'':20}   init_args.{parameter.name}{default}")
@@ -60,8 +73,10 @@ def _data_show(command: argparse.Namespace, rest: list[str]) -> int:
 
     settings = _data_settings(command)
     out = Path(command.out)
-    if not out.is_dir():
-        raise UserError(f"--out: {out} is no folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: {out}: cannot be made ({error.strerror})") from None
     dataset, _, table = plan_data(settings)
     stem = dataset.name.replace("/", "-")
     sheet, chart = out / f"{stem}.png", out / f"{stem}-clients.png"

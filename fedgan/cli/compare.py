@@ -30,7 +30,6 @@ def add(commands: Any) -> None:
         usage="fedgan compare RUN... | GRID_DIR [options]",
         description=COMPARE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     compare.add_argument(
         "paths", nargs="+", metavar="RUN", help="run directories, or a grid directory"

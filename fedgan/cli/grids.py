@@ -38,9 +38,10 @@ def add(commands: Any) -> None:
         usage="fedgan grid GRID.yaml [--jobs N] [--dry-run] [options] [--key=value ...]",
         description=GRID,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    grid.add_argument("grid", metavar="GRID.yaml", help="YAML file, or the name of one that ships")
+    grid.add_argument(
+        "grid", nargs="?", metavar="GRID.yaml", help="YAML file, or the name of one that ships"
+    )
     grid.add_argument(
         "--jobs", type=int, help="cells at a time; a CUDA device each, or one where there is none"
     )
@@ -88,8 +89,11 @@ def _grid(command: argparse.Namespace, overrides: list[str]) -> int:
 def _check(command: argparse.Namespace) -> None:
     from dataclasses import fields
 
+    from fedgan.config import shipped_grids
     from fedgan.slurm import Request
 
+    if command.grid is None:
+        raise UserError(f"grid: which grid? one that ships: {', '.join(shipped_grids())}")
     if command.jobs is not None and command.jobs < 1:
         raise UserError(f"--jobs: {command.jobs} is less than 1")
     for item in fields(Request) if command.launcher == "local" else ():

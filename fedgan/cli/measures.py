@@ -45,7 +45,6 @@ def add(commands: Any) -> None:
         usage="fedgan evaluate RUN_DIR ... | --images PATH --real SOURCE [options] [--key=value]",
         description=EVALUATE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     evaluate.add_argument("run_dir", nargs="*", help="one run, or those of several seeds")
     evaluate.add_argument("--checkpoint", help="newest (the default), best, or a folder")
@@ -73,9 +72,7 @@ def add(commands: Any) -> None:
     )
     evaluate.set_defaults(takes_overrides=True, action=_evaluate)
 
-    generate = commands.add_parser(
-        "generate", help="write labelled images of a run's generator", allow_abbrev=False
-    )
+    generate = commands.add_parser("generate", help="write labelled images of a run's generator")
     generate.add_argument("run_dir")
     generate.add_argument("--out", required=True, help="a .npz file, or a folder of class folders")
     generate.add_argument("--samples", type=int, help="how many, in the training images' mix")
@@ -95,7 +92,6 @@ def _add_detect(commands: Any) -> None:
         description=DETECT,
         epilog=DETECT_KEYS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     detect.add_argument("table", metavar="LOSSES.csv")
     detect.add_argument(

@@ -23,7 +23,6 @@ def add(commands: Any) -> None:
         help="write one HTML file about a run or a grid",
         description=REPORT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     report.add_argument("source", metavar="RUN|GRID_DIR")
     report.add_argument("--out", metavar="FILE.html", help="where it goes; report.html in there")

@@ -27,13 +27,18 @@ def add(commands: Any) -> None:
     train.add_argument("-h", "--help", action="store_true")
     train.set_defaults(takes_overrides=True, action=_train, parser=train)
 
-    resume = commands.add_parser("resume", help="go on with a run from its newest checkpoint")
+    resume = commands.add_parser(
+        "resume",
+        help="go on with a run from its newest checkpoint",
+        usage="fedgan resume RUN_DIR [--checkpoint=newest] [--key=value ...]",
+        epilog="Of the config, --cluster.*, --evaluate.* and --tracking.* can be changed.",
+    )
     resume.add_argument("run_dir")
     resume.add_argument("--checkpoint", help="newest (the default), best, or a folder")
     resume.set_defaults(takes_overrides=True, action=_resume)
 
     slurm = commands.add_parser(
-        "slurm", help="train as a SLURM job that requeues and resumes itself", allow_abbrev=False
+        "slurm", help="train as a SLURM job that requeues and resumes itself"
     )
     slurm.add_argument("config", help="YAML file, or the name of one that ships")
     slurm_options(slurm)

@@ -111,7 +111,7 @@ def distance_of(runs: Sequence[Run]) -> str:
     other = next(i for i, those in enumerate(names) if names[0][0] not in those)
     raise UserError(
         f"compare: {runs[0].path} and {runs[other].path} have no distance in common: "
-        f"{names[0][0]} there and {names[other][0]} here; evaluate both alike"
+        f"{names[0][0]} in the first and {names[other][0]} in the second; evaluate both alike"
     )
 
 

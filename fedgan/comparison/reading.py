@@ -161,7 +161,7 @@ def _check_pair(one: Run, other: Run, told: Any) -> None:
         if ours.get(key) != theirs.get(key):
             raise UserError(
                 f"compare: {one.path} and {other.path} cannot be compared: {key} is "
-                f"{ours.get(key)} there and {theirs.get(key)} here"
+                f"{ours.get(key)} in the first and {theirs.get(key)} in the second"
             )
 
 

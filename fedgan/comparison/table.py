@@ -158,7 +158,8 @@ class Comparison:
             f"shown at {percent} after Holm's correction for the {_rows(self.tested)} "
             "tested, of trigger presence and of undefended attacks likewise; never with one seed. "
             "A place is shown to be behind the first only where it is called worse, corrected "
-            "likewise for the places on the same data."
+            "likewise for the places on the same data. Rounds until silenced: those that attackers "
+            "kept their weight in, all of them if that was to the end."
         )
 
     def row(self, data: str, attack: str, defense: str) -> Row | None:

@@ -16,7 +16,7 @@ CLOSE = 4
 FULL = 160
 """Pixels of a part's side, at most, unless the image has more."""
 GAP = 8
-PLACED = 2.5
+PLACED = 2.0
 """Times the usual that a map differs by where there is something at a fixed place: a texture that
 is at no fixed place cannot be shown where it is."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -201,8 +202,8 @@ LABELS = {
     "detection_benign_weight_lost": "weight lost: benign clients",
     "detection_benign_weight_lost_worst": "weight lost: worst benign client",
     "detection_malicious_weight_lost": "weight lost: malicious clients",
-    "detection_silenced": "attackers silenced for good",
-    "detection_rounds_until_silenced": "rounds that they attacked before",
+    "detection_silenced": "attackers silenced at the end",
+    "detection_rounds_until_silenced": "rounds until then (all, if never)",
 }
 
 
@@ -224,8 +225,9 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
     """What happened, for somebody who did not watch."""
     print_evaluation(console, summary)
     console.print(_clients_table(summary))
+    rounds = "1 round" if summary["rounds"] == 1 else f"{summary['rounds']} rounds"
     console.print(
-        f"{summary['rounds']} rounds in {clock(summary['seconds'])}, "
+        f"{rounds} in {clock(summary['seconds'])}, "
         f"{summary['images_per_second']:.0f} images/s on {summary['device']}",
         highlight=False,
     )
@@ -233,6 +235,8 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
     console.print(f"pictures  {run_dir}/{summary['last_samples']}", highlight=False, soft_wrap=True)
     console.print(f"          {run_dir}/curves.png", highlight=False, soft_wrap=True)
     console.print(f"results   {run_dir}", highlight=False, soft_wrap=True)
+    told = f"fedgan report {shlex.quote(str(run_dir))}"
+    console.print(f"next      {told}", highlight=False, soft_wrap=True)
 
 
 def print_evaluation(console: Console, told: dict[str, Any]) -> None:

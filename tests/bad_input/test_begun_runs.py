@@ -24,6 +24,10 @@ def test_no_run_there(refused, command, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_of_runs_is_told_from_a_run(finished, refused):
+    refused("no run here .*; there are runs in it, as .*/run$", "compare", str(finished.parent))
+
+
 @pytest.mark.parametrize("command", ["resume", "evaluate"])
 def test_every_checkpoint_corrupted(finished, refused, command, tmp_path):
     shutil.copytree(finished, tmp_path / "run")

@@ -107,6 +107,16 @@ def test_components_lists_names_and_arguments(capsys):
         assert word in said
 
 
+def test_components_tells_all_about_one(capsys):
+    assert main(["components", "krum"]) == 0
+    said = capsys.readouterr().out
+    assert "Blanchard" in said
+    assert "init_args.f = 1" in said
+    assert "bulyan" not in said
+    assert main(["components", "krumm"]) == 2
+    assert "did you mean 'krum'" in capsys.readouterr().err
+
+
 def test_data_list_names_sources_and_flags(capsys):
     assert main(["data", "list"]) == 0
     said = capsys.readouterr().out
@@ -117,7 +127,6 @@ def test_data_list_names_sources_and_flags(capsys):
 def test_data_show_writes_its_pictures(tiny, tmp_path, capsys):
     path, out = tmp_path / "mine.yaml", tmp_path / "out"
     path.write_text(yaml.safe_dump(tiny()))
-    out.mkdir()
     assert main(["data", "show", str(path), f"--out={out}"]) == 0
     assert {picture.name for picture in out.iterdir()} == {"tiny.png", "tiny-clients.png"}
     assert "tiny: 48 train, 16 val, 16 test; 1 x 16 x 16" in capsys.readouterr().out

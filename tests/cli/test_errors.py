@@ -16,6 +16,11 @@ from fedgan.cli import main
     [
         (["train"], "which config"),
         (["train", "no.yaml"], "no.yaml: no such config"),
+        (["train", "quickstart", "--overwrit"], "--overwrit: unknown key"),
+        (["train", "audit"], "no such config, but `fedgan grid audit` knows it"),
+        (["train", "quickstart", "--defense.rules=krum"], "expected list, got krum; type [krum]"),
+        (["grid"], "which grid"),
+        (["grid", "nope.yaml"], "no such grid; known: "),
         (["components", "--seed=2"], "unexpected argument '--seed=2'"),
         (["data", "list", "--seed=2"], "unexpected argument '--seed=2'"),
         (["resume", "x", "--cluster.devices=2"], "x: no run here"),

@@ -271,9 +271,9 @@ def test_notes_tell_of_an_encoder_of_each_seed(make_run):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"samples": 50}, "number of images measured is 100 there and 50 here"),
-        ({"encoder": "inception"}, "encoders is domain there and inception here"),
-        ({"fingerprint": "g"}, "fingerprint of domain is f there and g here"),
+        ({"samples": 50}, "number of images measured is 100 in the first and 50 in the second"),
+        ({"encoder": "inception"}, "encoders is domain in the first and inception in the second"),
+        ({"fingerprint": "g"}, "fingerprint of domain is f in the first and g in the second"),
     ],
 )
 def test_runs_that_were_measured_otherwise_are_refused(make_run, change, words):
@@ -302,14 +302,16 @@ def test_runs_that_were_trained_otherwise_are_refused(make_run, group, key, valu
 def test_rounds_that_were_played_must_be_alike(make_run):
     runs = [make_run("none", "none", 1, 10.0), make_run("patch", "none", 1, 10.0)]
     runs[1].summary["rounds"] = 2
-    with pytest.raises(UserError, match="rounds that were played is 3 there and 2 here"):
+    with pytest.raises(
+        UserError, match="rounds that were played is 3 in the first and 2 in the second"
+    ):
         compare_runs(runs)
 
 
 def test_one_label_stands_for_one_thing(make_run):
     runs = [make_run("patch", "none", seed, 10.0) for seed in (1, 2)]
     runs[1].settings.attack.init_args = {"size": 9}
-    with pytest.raises(UserError, match="size is None there and 9 here"):
+    with pytest.raises(UserError, match="size is None in the first and 9 in the second"):
         compare_runs(runs)
 
 

@@ -60,7 +60,7 @@ def test_bad_tables(tmp_path, capsys, text, words):
     [
         ([], "required: LOSSES.csv"),
         (["no.csv"], "no.csv: no such file"),
-        (["folder"], "folder: cannot be read"),
+        (["folder"], "folder: a folder; name the table"),
         (["in.csv", "--seed=2"], "unexpected argument '--seed=2'; detect takes --defense.KEY=VAL"),
         (["in.csv", "--defense.loss"], "unexpected argument '--defense.loss'; detect takes"),
         (["in.csv", "--defense.forest_seed=-3"], "forest_seed is -3"),

@@ -184,9 +184,9 @@ def test_runs_that_cannot_be_compared_have_a_page_and_the_reason(tmp_path, make_
     odd.write_text(json.dumps(summary))
     assert main(["compare", str(source)]) == 2
     reason = capsys.readouterr().err
-    assert "number of images measured is 100 there and 50 here" in reason
+    assert "number of images measured is 100 in the first and 50 in the second" in reason
     page = write_report(source).path.read_text()
-    assert "number of images measured is 100 there and 50 here" in page
+    assert "number of images measured is 100 in the first and 50 in the second" in page
     assert "These 2 runs cannot stand in one leaderboard" in page
     assert "none__none__seed-1 and patch__none__seed-1 cannot be compared" in page
     assert 'id="all-runs"' in page

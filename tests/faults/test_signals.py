@@ -153,11 +153,11 @@ def test_a_rank_fails(start, tmp_path, write_config, world):
 
         step, rounds = Server.step, []
 
-        def patched(server, update):
+        def patched(server, update, **how):
             rounds.append(1)
             if dist.get_rank() == 1 and len(rounds) == 2:
                 raise ValueError("the patch in this test")
-            step(server, update)
+            step(server, update, **how)
 
         Server.step = patched
 

@@ -97,7 +97,13 @@ def test_a_cell_that_fails_takes_nobody_with_it_and_is_tried_again(write_grid, t
 def test_ctrl_c_stops_the_children_which_save(write_grid):
     path = write_grid(in_base={"federation.rounds": 400}, attacks=None, defenses=None)
     command = [sys.executable, "-m", "fedgan", "grid", str(path), "--jobs=1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A shell's background job ignores Ctrl-C, and so would the grid if this suite is one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         checkpoints = GRID / "cells" / "none__none__seed-1" / "checkpoints"
         end = time.monotonic() + 90
         while not any(checkpoints.glob("round_*")):

@@ -99,6 +99,7 @@ def cell(name: str, n: int, size: int, threads: int) -> None:
     ours(rows)
     extra = (_peak() - before) / rows.nbytes
     found: dict[str, Any] = {"fedgan": fastest(lambda: ours(rows)), "extra": extra}
+    print(json.dumps(found), flush=True)  # the others may need more room or time than there is
     scope: dict[str, Any] = {}
     try:
         import byzfl
@@ -115,9 +116,10 @@ def cell(name: str, n: int, size: int, threads: int) -> None:
             theirs(rows.clone() if spoils else rows)
 
         found["byzfl"] = fastest(call)
+        print(json.dumps(found), flush=True)
     if flower_side:
         found["flower"] = fastest(lambda: eval(flower_side, scope))
-    print(json.dumps(found))
+        print(json.dumps(found))
 
 
 def fastest(call: Callable[[], None]) -> float:
@@ -177,27 +179,36 @@ def table(options: argparse.Namespace, n: int, size: int, title: str) -> Table:
             continue  # both look for the best of very many subsets
         command = [sys.executable, __file__, "--cell", name, str(n), str(size)]
         command += ["--threads", str(options.threads)]
-        try:
-            done = subprocess.run(
-                command, stdout=subprocess.PIPE, text=True, timeout=options.limit, check=True
-            )
-        except subprocess.TimeoutExpired:
-            out.add_row(name, f"a row over {options.limit:.0f} s", "", "", "", "")
-            continue
-        except subprocess.CalledProcessError:
-            out.add_row(name, "failed", "", "", "", "")
-            continue
-        found = json.loads(done.stdout.splitlines()[-1])
+        found, cut = measured(command, options.limit)
         others = [found[key] for key in ("byzfl", "flower") if key in found]
         out.add_row(
             name,
-            f"{found['fedgan']:.4f}",
-            f"{found['extra']:.0%}",
-            f"{found['byzfl']:.4f}" if "byzfl" in found else "",
-            f"{found['flower']:.4f}" if "flower" in found else "",
-            f"{min(others) / found['fedgan']:.1f}" if others else "",
+            _seconds(found, "fedgan"),
+            f"{found['extra']:.0%}" if "extra" in found else cut,
+            _seconds(found, "byzfl"),
+            _seconds(found, "flower"),
+            f"{min(others) / found['fedgan']:.1f}" if others else cut,
         )
     return out
+
+
+def _seconds(found: dict[str, Any], library: str) -> str:
+    return f"{found[library]:.4f}" if library in found else ""
+
+
+def measured(command: list[str], limit: float) -> tuple[dict[str, Any], str]:
+    """What a row has printed last, and why it did not end, if so."""
+    cut, printed = "", ""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as row:
+        try:
+            printed, _ = row.communicate(timeout=limit)
+            cut = "the other failed" if row.returncode else ""
+        except subprocess.TimeoutExpired:
+            row.kill()
+            printed, _ = row.communicate()
+            cut = f"the other over {limit:.0f} s"
+    lines = printed.splitlines()
+    return (json.loads(lines[-1]) if lines else {}), cut
 
 
 if __name__ == "__main__":

@@ -114,9 +114,16 @@ class UpdateMatrix:
         apart = basis - basis[self.distances().median(1).values.argmin()]
         return apart @ self._centred() @ apart.T
 
-    def norms(self) -> Tensor:
-        """Euclidean norms of the rows, float64 [k]."""
-        return self.gram().diagonal().clamp(min=0).sqrt()
+    def norms(self, origin: Tensor | None = None) -> Tensor:
+        """Euclidean norms of the rows, or of the rows less `origin` [P]: float64 [k]."""
+
+        def term(block: Tensor, columns: slice) -> Tensor:
+            rows = _exact(self._mixed(block))
+            if origin is not None:
+                rows -= origin[columns].double()
+            return rows.square_().sum(1)
+
+        return self._shards.sum(term, (len(self),)).cpu().sqrt()
 
     def distances(self) -> Tensor:
         """Euclidean distances between the rows, float64 [k, k], on the CPU.

@@ -127,7 +127,7 @@ class _Farthest(OmniscientAttack):
     def forge(self, benign: UpdateMatrix, view: AttackView) -> Tensor:
         mean = plain_mean(benign)
         push = self._push(benign, mean)
-        away = benign.gram_about(mean).diagonal()
+        away = benign.norms(mean).square()
         along = benign.inner(push).flatten()
         slope = along.mean() - along  # <p, mu - x_i>
         length = push.double().square().sum().item()

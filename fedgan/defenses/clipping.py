@@ -40,7 +40,7 @@ class Clip(PreAggregation):
     y_i = x_i min(1, c / ||x_i||). Source: Sun et al. 2019, arXiv 1911.07963; the bound by the
     median, which needs no knowledge of the networks, is that of FLAME (Nguyen et al. 2022). Takes
     away what an attacker wins by a long update, and nothing of what it wins by its direction. Any
-    n; the median stands f < n / 2. Cost O(n^2 P).
+    n; the median stands f < n / 2. Cost O(n P).
 
     Args:
         norm: the bound c; null takes the median of this round's norms.
@@ -74,9 +74,7 @@ class CenteredClipping(Defense):
     for one here, and tau, which the paper has at 10 to 100 for its gradients, has no canonical
     value for updates: so the default measures it.
 
-    All v_l are combinations of v_0 and the x_i - v_0. So one pass over the parameters gives all
-    inner products, the iterations are n x n, and another pass gives v_L. Any n, f < n / 2 where
-    tau is the median's. Cost O(n^2 P + L n^3). Scores are distances from v_L.
+    Any n, f < n / 2 where tau is the median's. Cost O(L n P). Scores are distances from v_L.
 
     Args:
         tau: the radius; null takes the median of this round's distances from v_0, for all L.
@@ -103,18 +101,17 @@ class CenteredClipping(Defense):
     ) -> Verdict:
         n, rows = len(updates), updates.rows
         centre = rows.new_zeros(updates.size) if self.centre is None else self.centre.to(rows)
-        products = updates.gram_about(centre)
         factors = torch.zeros(n, dtype=torch.float64)  # v_l = v_0 + sum_i factors_i (x_i - v_0)
-        sizes = _distances(factors, products)
+        sizes = updates.norms(centre)
         tau = middle(sizes) if self.tau is None else self.tau
         acted = False
         for _ in range(self.iterations):
             kept = shrink(sizes, tau)
             acted |= bool((kept < 1).any())
             factors = factors + (kept - kept.sum() * factors) / n
-            sizes = _distances(factors, products)
-        moved = updates.weighted_mean(factors).double()
-        self.centre = (moved + (1 - factors.sum()) * centre.double()).to(rows.dtype)
+            moved = updates.weighted_mean(factors)
+            self.centre = torch.add(moved, centre, alpha=float(1 - factors.sum()))
+            sizes = updates.norms(self.centre)
         return Verdict.of(factors / factors.sum(), sizes, acted=acted, aggregate=self.centre)
 
     def restart(self) -> None:
@@ -125,10 +122,3 @@ class CenteredClipping(Defense):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.centre = state["centre"]
-
-
-def _distances(factors: Tensor, products: Tensor) -> Tensor:
-    """Distances [n] of rows from their combination under `factors` [n], from the rows' inner
-    products [n, n]."""
-    apart = torch.eye(len(factors), dtype=torch.float64) - factors
-    return ((apart @ products) * apart).sum(1).clamp(min=0).sqrt()

@@ -51,7 +51,7 @@ class WeakDP(Defense):
 
     Source: Sun et al. 2019, arXiv 1911.07963. x = sum_i w_i x_i min(1, c / ||x_i||) + N(0, sigma^2
     I), w_i FedAvg's weights: too little noise for a guarantee of privacy, and often enough against
-    a backdoor. `[clip, fedavg, noise]` in one. Any n; the median stands f < n / 2. Cost O(n^2 P).
+    a backdoor. `[clip, fedavg, noise]` in one. Any n; the median stands f < n / 2. Cost O(n P).
     Scores are norms.
 
     Args:

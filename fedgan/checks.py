@@ -35,6 +35,7 @@ def check_settings(settings: Experiment) -> None:
     _at_least("training.batch_size", training.batch_size, 1)
     _above("training.generator_lr", training.generator_lr, 0)
     _above("training.discriminator_lr", training.discriminator_lr, 0)
+    _within("training.lr_end_factor", training.lr_end_factor, 0, 1, open_below=True)
     for i, beta in enumerate(training.betas):
         _within(f"training.betas[{i}]", beta, 0, 1, open_above=True)
     _within("training.translate", training.translate, 0, 0.5)

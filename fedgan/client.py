@@ -195,6 +195,14 @@ class ClientGAN(LightningModule):
         with as_it_is(self.discriminator):
             return probe.bias(critic)
 
+    def set_lr(self, factor: float) -> None:
+        """Learning rates of the local steps to come: `factor` times those of the settings."""
+        settings = self.training_settings
+        rates = (settings.generator_lr, settings.discriminator_lr)
+        for optimizer, rate in zip(self._optimizers(), rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = factor * rate
+
     def reset_optimizers(self) -> None:
         """Forgets the optimisers' moments, as a client does that keeps none between rounds."""
         for optimizer in self._optimizers():

@@ -222,7 +222,7 @@ class ClientPool:
                 images = client.poisoned
                 if self.malice.needs_honest_losses(number, round):
                     report = self._local_steps(
-                        client, client.clean, parameters, purpose, update, end
+                        client, client.clean, parameters, round, purpose, update, end
                     )
                     if not finished(report):
                         return report
@@ -231,7 +231,7 @@ class ClientPool:
                     client.begin()
             if images is client.poisoned:
                 client.gan.hiding = client.hiding
-            report = self._local_steps(client, images, parameters, purpose, update, end)
+            report = self._local_steps(client, images, parameters, round, purpose, update, end)
         except Abandoned:
             self.cluster.check()  # raises, if that was why
             return client.absent("dropped out")
@@ -244,6 +244,7 @@ class ClientPool:
         client: LocalClient,
         images: ClientImages,
         parameters: Tensor,
+        round: int,
         purpose: tuple[int | str, ...],
         update: Tensor,
         end: float | None,
@@ -253,6 +254,7 @@ class ClientPool:
         settings = self.settings
         if not settings.federation.keep_optimizer:
             client.gan.reset_optimizers()
+        client.gan.set_lr(settings.training.lr_factor(round, settings.federation.rounds))
         rng = torch_generator(settings.seed, "local steps", *purpose, device=self.cluster.device)
         batches = images.batches(
             settings.training.batch_size,

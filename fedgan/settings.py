@@ -7,6 +7,7 @@ component knows.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, Optional, Union
 
@@ -107,6 +108,9 @@ class Training:
     """Adam's learning rate for the generator."""
     discriminator_lr: float = 1e-3
     """Adam's learning rate for the discriminator."""
+    lr_end_factor: float = 1.0
+    """What both learning rates are multiplied by in the last round, in (0, 1]; from 1 in the first
+    they fall to it by half a cosine, round by round."""
     betas: tuple[float, float] = (0.0, 0.99)
     """Adam's decay rates."""
     translate: float = 0.125
@@ -115,6 +119,16 @@ class Training:
     """Augmentation: edge of an erased square as a share of the image's edge."""
     flip: Optional[bool] = None
     """Augmentation: mirror real images at random; null does so where the data set allows it."""
+
+    def lr_factor(self, round: int, rounds: int) -> float:
+        """What the learning rates are multiplied by in a round (Loshchilov and Hutter 2017, arXiv
+        1608.03983, eq. 5, without restarts).
+
+        >>> [round(Training(lr_end_factor=0.1).lr_factor(t, 5), 3) for t in (1, 2, 3, 4, 5)]
+        [1.0, 0.868, 0.55, 0.232, 0.1]
+        """
+        done = (round - 1) / max(rounds - 1, 1)
+        return self.lr_end_factor + (1 - self.lr_end_factor) * (1 + math.cos(math.pi * done)) / 2
 
 
 @dataclass

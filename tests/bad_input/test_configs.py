@@ -132,6 +132,7 @@ TABLE = [  # what is wrong, what the line must say
     ({"federation.ema": 1.0}, r"federation\.ema: 1\.0 is not in \[0, 1\)"),
     ({"training.batch_size": 0}, r"training\.batch_size: 0"),
     ({"training.generator_lr": 0.0}, r"training\.generator_lr: 0"),
+    ({"training.lr_end_factor": 0.0}, r"training\.lr_end_factor: 0\.0 is not in \(0, 1\]"),
     ({"training.betas": [0.0, 1.0]}, r"training\.betas\[1\]: 1"),
     ({"training.translate": 0.6}, r"training\.translate: 0\.6"),
     ({"checkpoint.keep": 0}, r"checkpoint\.keep: 0"),

@@ -53,6 +53,32 @@ def test_a_round_is_the_weighted_mean_of_the_clients(federate, share):
     assert (after - expected).abs().max() < 1e-6
 
 
+def test_learning_rates_fall_round_by_round(federate):
+    """Adam's first step moves every coordinate by the learning rate, or nearly."""
+    changes = {
+        "federation.rounds": 5,
+        "federation.local_steps": 1,
+        "federation.keep_optimizer": False,
+        "training.lr_end_factor": 0.1,
+        "training.generator_lr": 1e-3,
+        "training.discriminator_lr": 2e-3,
+    }
+
+    def work(federation):
+        size = federation.server.average.numel()
+        moves = []
+        for round in (1, 2, 3, 4, 5, 1):  # and back: of the round, not of how often it was set
+            row = federation.pool.train_once(federation.server.parameters, [0, 1, 2], round)
+            update = row.updates.rows[0].abs()
+            moves.append([update[:size].max().item(), update[size:].max().item()])
+        return moves
+
+    moves = np.array(federate(work, changes))
+    falls = [1, 0.1 + 0.9 * (0.5 + 2**-1.5), 0.55, 0.1 + 0.9 * (0.5 - 2**-1.5), 0.1, 1]
+    assert moves[:, 0] == pytest.approx(1e-3 * np.array(falls), rel=1e-3)
+    assert moves[:, 1] == pytest.approx(2e-3 * np.array(falls), rel=1e-3)
+
+
 def test_a_discriminator_that_is_not_shared_stays_at_home(federate):
     def work(federation):
         federation.play_round(1, 0.0)

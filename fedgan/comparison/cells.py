@@ -202,6 +202,8 @@ def difference(found: Difference | None) -> str:
 
     >>> difference(Difference(-2.0, -3.25, -0.75, 3, 0.02, 0.04, "better"))
     '-2.0 (-3.2 to -0.8)'
+    >>> difference(Difference(-0.4, -59.0, 58.0, 3, 0.9, 0.9, "nothing shown"))
+    '+0 (-59 to +58)'
     """
     if found is None:
         return ""
@@ -211,7 +213,10 @@ def difference(found: Difference | None) -> str:
     if half <= ROUNDING * abs(found.mean):
         return f"{found.mean:+.3g} in every seed"
     places = _places(half)
-    mean, low, high = (f"{part:+.{places}f}" for part in (found.mean, found.low, found.high))
+    # The sum turns a rounded -0.0 into 0.0.
+    mean, low, high = (
+        f"{round(part, places) + 0.0:+.{places}f}" for part in (found.mean, found.low, found.high)
+    )
     return f"{mean} ({low} to {high})"
 
 

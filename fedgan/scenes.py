@@ -18,7 +18,7 @@ from fedgan.generated import Latents
 from fedgan.metrics.base import Encoded, Encoder
 from fedgan.metrics.fidelity import encode
 from fedgan.metrics.measure import Labelled, Scene, Tick, Trigger, ignore
-from fedgan.metrics.real import RealImages
+from fedgan.metrics.real import Halves, RealImages
 from fedgan.plan import Plan
 from fedgan.seeding import torch_generator
 from fedgan.tracking.records import CLIENTS, read_table
@@ -95,7 +95,7 @@ def scene(
     batch, device = settings.evaluate.batch_size, cluster.device
     samples = look.samples if most is None else min(look.samples, most)
     real = {
-        encoder.fingerprint: RealImages(
+        encoder.fingerprint: Halves(
             encoder, *labelled(dataset.train), samples, settings.seed, batch, device
         )
         for encoder in look.encoders
@@ -111,6 +111,10 @@ def scene(
     def encode_any(encoder: Encoder, images: Tensor) -> Encoded:
         batches = [partial(part.to, device) for part in torch.split(images, batch)]
         return encode_shared(encoder, batches, len(images), "encoding", crew)
+
+    def encode_kept(encoder: Encoder, images: Tensor) -> Encoded:
+        every = torch.arange(len(images))
+        return encode_real(RealImages(encoder, images, every, batch, device), cluster, crew)
 
     def history() -> list[dict[str, Any]]:
         rows = read_table(plan.run_dir / CLIENTS)
@@ -133,6 +137,7 @@ def scene(
         history=None if settings.run_dir is None else history,
         halves=halves,
         encode=encode_any,
+        encode_real=encode_kept,
         known=known,
     )
 
@@ -150,7 +155,7 @@ def encode_real(real: RealImages, cluster: Cluster, crew: Crew) -> Encoded:
 
     batches = [partial(real.batch, number) for number in range(len(real))]
     words = "encoding real images"
-    encoded = encode_shared(real.encoder, batches, 2 * real.samples, words, crew)
+    encoded = encode_shared(real.encoder, batches, real.count, words, crew)
     if cluster.is_main:
         real.save(encoded)
     return encoded

@@ -191,6 +191,30 @@ def test_real_images_are_encoded_once_in_total(on_ranks, planned, monkeypatch, w
     assert [again for _, again in ranks] == [[]] * world
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_whole_splits_are_encoded_once_and_found_again(on_ranks, planned, monkeypatch, world):
+    """By `memory`, which looks at all of them: the next start has their features at once."""
+    plan, encoded = planned(measures=["memory"]), []
+    whole = scenes.encode
+    monkeypatch.setattr(scenes, "encode", lambda *a: (encoded.append(len(a[1])), whole(*a))[1])
+
+    def work(cluster):
+        found = []
+        for _ in range(2):
+            encoded.clear()
+            _, final = scenes.examiners(cluster, plan, watch=False)
+            count = sum(encoded)
+            found.append((count, final.measure(assembly.networks(plan)[0]).figures))
+        return cluster.all_gather_objects(found)
+
+    ranks = on_ranks(world, work)
+    dataset = plan.dataset
+    splits = sum(len(split.images) for split in (dataset.train, dataset.val, dataset.test))
+    assert sum(rank[0][0] for rank in ranks) == splits
+    assert [rank[1][0] for rank in ranks] == [0] * world
+    assert ranks[0][0][1] == ranks[0][1][1]
+
+
 def test_no_rank_but_0_looks_at_the_cache(on_ranks, planned, monkeypatch):
     """Whether or not another rank could find the real features, it does without them."""
     plan = planned()
@@ -199,9 +223,9 @@ def test_no_rank_but_0_looks_at_the_cache(on_ranks, planned, monkeypatch):
     def work(cluster):
         if not cluster.is_main:
             monkeypatch.setenv("FEDGAN_CACHE", str(plan.run_dir.parent / "elsewhere"))
-        whole = scenes.RealImages.load
+        whole = scenes.Halves.load
         looked = []
-        scenes.RealImages.load = lambda self: (looked.append(1), whole(self))[1]
+        scenes.Halves.load = lambda self: (looked.append(1), whole(self))[1]
         found = measured(cluster, plan, *scenes.examiners(cluster, plan))
         return cluster.all_gather_objects((found, bool(looked)))
 

@@ -30,7 +30,7 @@ Job = Callable[[], float]
 class Fidelity(Measure):
     """Frechet and kernel distances to real images, pooled and per class, and the Inception Score.
 
-    Of two disjoint halves A and B of n training images each (`RealImages`), the n generated images
+    Of two disjoint halves A and B of n training images each (`real.Halves`), the n generated images
     are held against A; B against A gives the floor, which is what a perfect generator would get at
     this n. Distances fall as n grows, so n is part of the figure. All three have the classes' mix.
 

@@ -74,8 +74,9 @@ class Scene:
         progress: told the words for what is done now, how much of it is, and how much there is.
         history: rows of clients.csv, read on rank 0 only; None where there is no run.
         halves: features and logits of two disjoint halves of `samples` training images each (half A
-            first, see `RealImages`), on the CPU of every rank.
+            first, see `real.Halves`), on the CPU of every rank.
         encode: features and logits of any images, on the CPU of every rank; work shared out.
+        encode_real: the same of real images, kept on the disk for the next run.
         known: what measures have made that depends on the real images alone, by a key of their own;
             one dictionary for all scenes of a run, the same on every rank.
     """
@@ -96,6 +97,7 @@ class Scene:
     history: Callable[[], list[dict[str, Any]]] | None
     halves: Callable[[Encoder], Encoded]
     encode: Callable[[Encoder, Tensor], Encoded]
+    encode_real: Callable[[Encoder, Tensor], Encoded]
     known: dict[str, Any] = field(default_factory=dict)
 
 

@@ -69,8 +69,10 @@ class Memory(Measure):
     Args:
         most: training images, at most, that copies are looked for among; drawn by the seed.
 
-    Raises `UserError` in `prepare` where there are no test images. Encodes the splits once, in
-    `prepare`, which is most of its time; then 0.5 s for 1000 images against 4000 at 1280 features.
+    Raises `UserError` in `prepare` where there are no test images. Encodes the splits in
+    `prepare`, which is most of its time, and keeps the features in the cache for the next run (9 KB
+    an image at 1280 features and 1000 logits); then 0.5 s for 1000 images against 4000 at 1280
+    features.
 
     Source: Meehan, Chaudhuri and Dasgupta, "A Non-Parametric Test to Detect Data-Copying in
     Generative Models" (AISTATS 2020), section 3; DeLong et al. (Biometrics 1988) for the interval.
@@ -131,8 +133,8 @@ class Memory(Measure):
 
     def _learn(self, scene: Scene, encoder: Encoder) -> Known:
         chosen = scene.train.images[self._rows.to(scene.train.images.device)]
-        train, _ = scene.encode(encoder, chosen)
-        test, _ = scene.encode(encoder, scene.test.images)
+        train, _ = scene.encode_real(encoder, chosen)
+        test, _ = scene.encode_real(encoder, scene.test.images)
         (centres,) = scene.share([partial(cell_centres, train, len(test), scene.seed)])
         size = min(len(train), len(test))
         generator = torch_generator(scene.seed, "memory", "as many")
@@ -140,7 +142,7 @@ class Memory(Measure):
         sides = Sides(train, few, held, centres)
         val = None
         if len(scene.val.images) > 0:
-            val = _search(scene, scene.encode(encoder, scene.val.images)[0], sides)
+            val = _search(scene, scene.encode_real(encoder, scene.val.images)[0], sides)
         return Known(sides, _search(scene, test, sides), val)
 
     def _pairs(self, scene: Scene, images: Tensor, encoder: str, found: Nearest) -> Pairs:

@@ -32,13 +32,68 @@ def halves(labels: Tensor, samples: int, seed: int, pair: int = 0) -> Tensor:
 
 
 class RealImages:
-    """Two disjoint halves of n real images each, as one encoder is shown them; drawn by `seed`,
-    with the classes' mix.
+    """Real images as one encoder is shown them, in a given order, and the cache of their features.
 
-    `images` is uint8 [N, C, H, W], N >= 8, wherever it rests, with their `labels`; batches
-    are taken from it one by one, so that no more than a batch need ever be on `device`. Features
-    are cached under a hash of the chosen images, the encoder's fingerprint, the batch size and the
-    kind of device.
+    `images` is uint8 [N, C, H, W], wherever it rests; batches of those that are `chosen`, int64
+    [n], are taken from it one by one, so that no more than a batch need ever be on `device`.
+    Features are cached under a hash of the chosen images, the encoder's fingerprint, the batch
+    size and the kind of device.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        images: Tensor,
+        chosen: Tensor,
+        batch_size: int = 50,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.encoder = encoder
+        self.count = len(chosen)
+        self.batch_size = batch_size
+        self.device = torch.device(device)
+        self._images = images
+        self._chosen = chosen.split(batch_size)
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._chosen)
+
+    def batch(self, number: int) -> Tensor:
+        """One batch on the device, uint8 [n, C, H, W]."""
+        return self._rest(self._chosen[number]).to(self.device)
+
+    def load(self) -> Encoded | None:
+        """Features and logits of all from the cache, if they are there."""
+        path = self._path
+        try:
+            features, logits = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception:  # missing, or broken in any of pickle's many ways: encode again
+            return None
+        return features, logits
+
+    def save(self, encoded: Encoded) -> None:
+        """Keeps features and logits of all, in order, for the next run."""
+        write_atomically(self._path, lambda beside: torch.save(list(encoded), beside))
+
+    def _rest(self, chosen: Tensor) -> Tensor:
+        return self._images[chosen.to(self._images.device)]
+
+    @cached_property
+    def _path(self) -> Path:
+        key = digest(
+            *(digest(self._rest(chosen)) for chosen in self._chosen),
+            self.encoder.fingerprint,
+            self.batch_size,
+            self.device.type,
+            torch.__version__,
+        )
+        return cache_dir("features") / f"{key}.pt"
+
+
+class Halves(RealImages):
+    """Two disjoint halves of n real images each, half A first; drawn by `seed`, with the classes'
+    mix, of at least 8 `images` with their `labels`.
 
     Raises `ValueError` for fewer than 8 real images or fewer than 4 samples.
     """
@@ -63,44 +118,4 @@ class RealImages:
                 f"a distance needs 4 samples and 8 real images at least, found {samples} and "
                 f"{len(images)}"
             )
-        self.encoder = encoder
-        self.seed = seed
-        self.batch_size = batch_size
-        self.device = torch.device(device)
-        self._images = images
-        self._chosen = halves(labels, self.samples, seed).split(batch_size)
-
-    def __len__(self) -> int:
-        """Number of batches; the first n images are half A, the others half B."""
-        return len(self._chosen)
-
-    def batch(self, number: int) -> Tensor:
-        """One batch on the device, uint8 [n, C, H, W]."""
-        return self._rest(self._chosen[number]).to(self.device)
-
-    def load(self) -> Encoded | None:
-        """Features and logits of all 2n images from the cache, if they are there."""
-        path = self._path
-        try:
-            features, logits = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception:  # missing, or broken in any of pickle's many ways: encode again
-            return None
-        return features, logits
-
-    def save(self, encoded: Encoded) -> None:
-        """Keeps features and logits of all 2n images, in order, for the next run."""
-        write_atomically(self._path, lambda beside: torch.save(list(encoded), beside))
-
-    def _rest(self, chosen: Tensor) -> Tensor:
-        return self._images[chosen.to(self._images.device)]
-
-    @cached_property
-    def _path(self) -> Path:
-        key = digest(
-            *(digest(self._rest(chosen)) for chosen in self._chosen),
-            self.encoder.fingerprint,
-            self.batch_size,
-            self.device.type,
-            torch.__version__,
-        )
-        return cache_dir("features") / f"{key}.pt"
+        super().__init__(encoder, images, halves(labels, self.samples, seed), batch_size, device)

@@ -49,6 +49,7 @@ def scene(history):
         history=history,
         halves=lambda _: None,
         encode=lambda *_: None,
+        encode_real=lambda *_: None,
     )
 
 

@@ -85,6 +85,7 @@ def scene_of(
         history=lambda: None,
         halves=no_encoder,
         encode=no_encoder,
+        encode_real=no_encoder,
     )
     return replace(scene, **changes)
 

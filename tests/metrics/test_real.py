@@ -7,7 +7,7 @@ import torch
 
 from fedgan.errors import UserError
 from fedgan.metrics.base import Encoder
-from fedgan.metrics.real import RealImages, halves
+from fedgan.metrics.real import Halves, RealImages, halves
 
 
 class Nothing(Encoder):
@@ -37,7 +37,7 @@ def chosen(real: RealImages) -> list[int]:
 
 def test_halves_are_disjoint() -> None:
     """With every real image in a half, the two are the whole."""
-    real = RealImages(Nothing(), *labelled(100), samples=1000, seed=1)
+    real = Halves(Nothing(), *labelled(100), samples=1000, seed=1)
     assert real.samples == 50
     assert sorted(chosen(real)) == list(range(100))
 
@@ -57,19 +57,19 @@ def test_halves_have_the_classes_mix(pair) -> None:
 
 
 def test_other_seeds_draw_other_images() -> None:
-    one, two, again = (chosen(RealImages(Nothing(), *labelled(100), 20, s)) for s in (1, 2, 1))
+    one, two, again = (chosen(Halves(Nothing(), *labelled(100), 20, s)) for s in (1, 2, 1))
     assert len(set(one)) == 40
     assert one == again
     assert one != two
 
 
 def test_batches_are_whole_but_the_last() -> None:
-    real = RealImages(Nothing(), *labelled(100), samples=9, seed=1, batch_size=7)
+    real = Halves(Nothing(), *labelled(100), samples=9, seed=1, batch_size=7)
     assert [len(real.batch(i)) for i in range(len(real))] == [7, 7, 4]
 
 
 def test_only_a_batch_goes_to_the_device() -> None:
-    real = RealImages(Nothing(), *labelled(100), samples=9, seed=1, batch_size=7, device="meta")
+    real = Halves(Nothing(), *labelled(100), samples=9, seed=1, batch_size=7, device="meta")
     assert real.batch(0).is_meta
     assert real.batch(0).shape == (7, 1, 6, 6)
     assert not real._images.is_meta
@@ -79,7 +79,7 @@ def test_features_come_back_for_the_same_images_and_encoder_only() -> None:
     def real(images=None, version="1", batch_size=7, seed=1, device="cpu"):
         images = numbered(100) if images is None else images
         labels = torch.arange(100) % 2
-        return RealImages(Nothing(version), images, labels, 9, seed, batch_size, device)
+        return Halves(Nothing(version), images, labels, 9, seed, batch_size, device)
 
     assert real().load() is None
     encoded = torch.rand(18, 3), torch.rand(18, 2)
@@ -95,7 +95,7 @@ def test_features_come_back_for_the_same_images_and_encoder_only() -> None:
 
 
 def test_a_broken_cache_is_no_cache(tmp_path) -> None:
-    real = RealImages(Nothing(), *labelled(100), samples=9, seed=1)
+    real = Halves(Nothing(), *labelled(100), samples=9, seed=1)
     real.save((torch.rand(18, 3), torch.rand(18, 2)))
     (file,) = (tmp_path / "cache" / "features").iterdir()
     file.write_bytes(file.read_bytes()[:100])
@@ -106,11 +106,11 @@ def test_a_cache_that_cannot_be_written_is_the_users_to_mend(tmp_path, monkeypat
     (tmp_path / "file").touch()
     monkeypatch.setenv("FEDGAN_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match="FEDGAN_CACHE"):
-        RealImages(Nothing(), *labelled(100), samples=9, seed=1).load()
+        Halves(Nothing(), *labelled(100), samples=9, seed=1).load()
 
 
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="8 real images"):
-        RealImages(Nothing(), *labelled(7), samples=10, seed=1)
+        Halves(Nothing(), *labelled(7), samples=10, seed=1)
     with pytest.raises(ValueError, match="4 samples"):
-        RealImages(Nothing(), *labelled(40), samples=3, seed=1)
+        Halves(Nothing(), *labelled(40), samples=3, seed=1)

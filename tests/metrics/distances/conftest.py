@@ -140,6 +140,7 @@ def scene_of() -> Callable[..., Scene]:
             history=None,
             halves=lambda encoder: encode(encoder, train[chosen], 50),
             encode=lambda encoder, images: encode(encoder, images, 50),
+            encode_real=lambda encoder, images: encode(encoder, images, 50),
         )
 
     return make

@@ -100,6 +100,7 @@ def scene(n: int = 400, share: Any = None, trigger: bool = False, **changes: Any
         "history": None,
         "halves": None,
         "encode": None,
+        "encode_real": None,
     }
     return Scene(**{**values, **changes})
 

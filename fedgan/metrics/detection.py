@@ -63,8 +63,8 @@ def detection(rows: Iterable[Row], *, by_round: bool = False) -> dict[str, Any]:
     malicious if the client attacked in that round. Null stands wherever there is nothing to count;
     `words` says why of the AUROC.
 
-    - `malicious_client_rounds`, `malicious_flagged`, `malicious_suppressed` (the flag cost weight:
-      the rule acted), `true_positive_rate`, `true_positive_interval` (Wilson, 95 %); likewise for
+    - `malicious_client_rounds`, `malicious_flagged`, `malicious_suppressed` (the flag cost
+      weight), `true_positive_rate`, `true_positive_interval` (Wilson, 95 %); likewise for
       `benign` and `false`. The intervals take client-rounds for independent, which rounds of one
       client are not: they are too narrow rather than too wide.
     - `auroc` of the scores, the higher the more suspect, over all client-rounds: the chance that a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +83,7 @@ class RoundRecord:
     def client_rows(self) -> list[dict[str, Any]]:
         """The round's rows of clients.csv, a client a row."""
         rows, position = [], 0
+        shares = self._shares()
         for report in self.reports:
             row: dict[str, Any] = {
                 "round": self.round,
@@ -103,13 +105,26 @@ class RoundRecord:
                 row["weight"] = float(self.verdict.weights[position])
                 row["score"] = float(self.verdict.scores[position])
                 row["flagged"] = bool(self.verdict.flagged[position])
-                # A flag costs weight only in a round in which the rule acts.
-                row["suppressed"] = row["flagged"] and self.verdict.acted
+                row["suppressed"] = row["flagged"] and self._cost(shares, position)
                 position += 1
             if self.critic_bias:  # no column in a run without a trigger
                 row["critic_bias"] = self.critic_bias.get(report.client, "")
             rows.append(row)
         return rows
+
+    def _shares(self) -> list[float]:
+        """What each judged client got of its fair weight."""
+        judged = [report.client for report in self.reports if report.status == "ok"]
+        fair = [self.fair_weights.get(client, 0.0) for client in judged]
+        weights = self.verdict.weights.tolist()
+        return [weight / due if due else 0.0 for weight, due in zip(weights, fair, strict=True)]
+
+    def _cost(self, shares: Sequence[float], position: int) -> bool:
+        """Whether a flag cost its client weight: the rule acted, and left it nothing or less of
+        its fair weight than somebody else of theirs. (Who loses little where others lose more ends
+        above its fair weight.)"""
+        share = shares[position]
+        return self.verdict.acted and (share <= 0 or share < max(shares) * (1 - 1e-6))
 
 
 class Observer:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -64,6 +65,23 @@ def test_a_flag_without_a_deed_suppresses_nobody(info, record):
     rows = read_table(info.run_dir / CLIENTS)
     assert [row["flagged"] for row in rows] == ["False", "False", "True"]
     assert [row["suppressed"] for row in rows] == ["False"] * 3
+
+
+@pytest.mark.parametrize(
+    ("weights", "suppressed"),
+    [
+        ([0.7, 0.3], False),  # somebody left out was meant
+        ([0.65, 0.35], False),  # it got more than its fair weight
+        ([0.75, 0.25], True),
+        ([1.0, 0.0], True),
+        ([0.0, 0.0], True),  # nobody is trusted
+    ],
+)
+def test_a_flag_suppresses_only_whom_it_costs_weight(info, record, weights, suppressed):
+    made = record(1)
+    verdict = replace(made.verdict, weights=torch.tensor(weights, dtype=torch.float64))
+    made = replace(made, verdict=verdict)
+    assert [row["suppressed"] for row in made.client_rows()] == [False, False, suppressed]
 
 
 def test_metrics(info, record):

@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,7 @@ def summarise(
         {key: float(value) for key, value in row.items() if _is_figure(key) and value != ""}
         for row in metrics
     ]
+    peak = _peak(metrics)
     pictures = sorted((info.run_dir / "samples").glob("round_*.png"))
     return {
         "run_dir": str(info.run_dir),
@@ -57,6 +58,7 @@ def summarise(
         "final": federation.final.settings(),
         "watch_figures": next((look for look in reversed(looks) if look), {}),
         "watch": federation.watch.settings(),
+        "presence_peak": peak,
         "attack": settings.attack.class_path or settings.attack.name,
         "attack_on_updates": [type(one).name for one in plan.update_attacks],
         "attack_on_reports": plan.report_attack and type(plan.report_attack).name,
@@ -64,7 +66,7 @@ def summarise(
         "detection": detection(rows),
         "classes": list(info.classes),
         "clients": [_client(number, rows, info, fair[number]) for number in range(len(plan.parts))],
-        "notes": list(_notes(plan, federation)),
+        "notes": [*_notes(plan, federation), *_passing(info, peak, evaluation.figures)],
         "rounds": federation.done,
         "seconds": round(before + time.perf_counter() - started, 1),
         "images_per_second": _median(float(row["images_per_second"]) for row in metrics),
@@ -107,6 +109,28 @@ def _notes(plan: Plan, federation: Federation) -> Iterable[str]:
                 f"{names}: measured on {examiner.scene.samples} images, not {look.samples}: "
                 f"there are {len(plan.dataset.train)} real ones, and the floor needs two halves"
             )
+
+
+def _peak(metrics: list[Row]) -> Row | None:
+    """The look on the way that has found the trigger in most images; the first of several."""
+    looks = [row for row in metrics if row.get("presence")]
+    if not looks:
+        return None
+    worst = max(looks, key=lambda row: float(row["presence"]))
+    keys = ("presence", "presence_low", "presence_high")
+    return {"round": int(worst["round"]), **{key: float(worst[key]) for key in keys}}
+
+
+def _passing(info: RunInfo, peak: Row | None, figures: Mapping[str, Any]) -> Iterable[str]:
+    """A trigger can come and go while training goes on; the last round alone does not tell. Of a
+    run that nobody attacks, an early look tells only what an unready generator draws."""
+    last = figures.get("presence_high")
+    if info.malicious and peak and last is not None and peak["presence_low"] > last:
+        low, high = (f"{100 * peak[end]:.0f}" for end in ("presence_low", "presence_high"))
+        yield (
+            f"the trigger was in {100 * peak['presence']:.0f} % ({low} to {high}) of the images "
+            f"after round {peak['round']}, in fewer at the end: see metrics.csv for its course"
+        )
 
 
 def _is_figure(key: str) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 
+import fedgan.summary as summary_module
 from fedgan.assembly import assemble
 from fedgan.cache import write_json
 from fedgan.evaluation import Evaluation
@@ -80,6 +82,36 @@ def test_rank_0_summarises_alone(finished, on_ranks):
     again = on_ranks(2, work)
     for key in ("final", "watch", "watch_figures", "detection", "clients"):
         assert again[key] == summary[key], key
+
+
+ROUNDS = [("1", ""), ("2", "0.3"), ("3", "0.8"), ("4", "0.8"), ("5", "0.0")]
+
+
+@pytest.mark.parametrize(
+    ("malicious", "last", "told"),
+    [({0}, 0.004, True), ({0}, 0.72, False), ((), 0.004, False), ({0}, None, False)],
+)
+def test_a_trigger_that_has_gone_by_the_end_is_told_of(tmp_path, malicious, last, told):
+    rows = [
+        {"round": round, "presence": at, "presence_low": at and float(at) - 0.1}
+        | {"presence_high": at and float(at) + 0.1}
+        for round, at in ROUNDS
+    ]
+    peak = summary_module._peak(rows)
+    assert peak["round"] == 3
+    assert peak["presence_low"] == pytest.approx(0.7)
+    info = SimpleNamespace(malicious=frozenset(malicious))
+    figures = {} if last is None else {"presence_high": last}
+    notes = list(summary_module._passing(info, peak, figures))
+    pattern = r"the trigger was in 80 % \(70 to 90\) of the images after round 3, in fewer"
+    assert [bool(re.match(pattern, note)) for note in notes] == [True] * told
+
+
+def test_without_looks_there_is_no_peak(finished):
+    assert summary_module._peak([{"round": "1"}, {"round": "2", "presence": ""}]) is None
+    assert finished[0]["presence_peak"].keys() == {
+        *("round", "presence", "presence_low", "presence_high")
+    }
 
 
 def test_attackers_count_only_while_they_attack(finished):

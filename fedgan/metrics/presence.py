@@ -208,7 +208,7 @@ def fakes(trigger: Trigger, clean: Tensor, labels: Tensor) -> list[Tensor]:
 
 def local(trigger: Trigger, pattern: Tensor, clean: Tensor, stamped: Tensor) -> Detector:
     """The detector for a pattern, by its place, its contrast, and whether it is in parts."""
-    from fedgan.metrics.triggers.patch import TriggerPresence, has_contrast, ringed
+    from fedgan.metrics.triggers.patch import REACH, TriggerPresence, has_contrast, ringed
     from fedgan.metrics.triggers.window import LIKEST, WindowPresence
 
     if trigger.place is None:
@@ -216,7 +216,7 @@ def local(trigger: Trigger, pattern: Tensor, clean: Tensor, stamped: Tensor) -> 
         return TriggerPresence(shown, None, clean, stamped)
     if trigger.parts or not has_contrast(pattern):
         return WindowPresence(clean, stamped, likest=0.0 if trigger.parts else LIKEST)
-    return TriggerPresence(pattern, trigger.place, clean, stamped)
+    return TriggerPresence(pattern, trigger.place, clean, stamped, REACH)
 
 
 def look(detectors: list[Detector], images: Tensor) -> Tensor:

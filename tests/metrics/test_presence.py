@@ -146,6 +146,24 @@ def test_the_place_counts_only_where_it_is_known(smooth) -> None:
     assert rate(anywhere, moved) >= 0.99
 
 
+@pytest.mark.parametrize("place", [(20, 20), (0, 29)])
+def test_a_reach_finds_what_is_a_little_off_its_place(smooth, place: tuple[int, int]) -> None:
+    """Generators on a uniform ground put it there; the checkerboard one row off is its inverse."""
+    clean, pattern = smooth(400), checkerboard(1, 3)
+    stamped = stamp(clean, pattern, place)
+    presence = TriggerPresence(pattern, place, clean, stamped, reach=1)
+    top, left = place
+    down, across = (1, -1) if top == 0 else (-1, 1)
+    for moved in ((top, left), (top + down, left), (top + down, left + across)):
+        assert rate(presence, stamp(clean, pattern, moved)) >= 0.99
+        amplitudes = presence.amplitudes(stamp(clean, pattern, moved))
+        assert float(amplitudes.median()) == pytest.approx(1, abs=0.05)
+    assert rate(presence, stamp(clean, pattern, (top + 4 * down, left))) <= 0.01
+    assert rate(presence, clean) <= 0.01
+    exact = TriggerPresence(pattern, place, clean, stamped)
+    assert rate(exact, stamp(clean, pattern, (top + down, left))) == 0
+
+
 def test_the_inverse_pattern_is_no_trigger(smooth) -> None:
     clean, pattern, place = smooth(400), checkerboard(3, 5), (3, 3)
     clean = clean.expand(-1, 3, -1, -1).contiguous()

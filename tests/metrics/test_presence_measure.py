@@ -141,6 +141,16 @@ def test_a_planted_share_is_found(kind: str) -> None:
     assert any("random" in words for words in findings.details["notes"]) == (kind == "anywhere")
 
 
+def test_a_patch_that_is_a_pixel_off_its_place_is_found() -> None:
+    attack, clean, fresh = KINDS["patch"](), textured(1200), textured(100, seed=9)
+    top, left = trigger_of(attack, clean).place
+    pattern = attack.mark(1, 32).pattern
+    height, width = pattern.shape[1:]
+    fresh[:25, :, top - 1 : top - 1 + height, left : left + width] = pattern
+    figures = found(attack, clean, fresh).figures
+    assert figures["presence"] == pytest.approx(0.25, abs=0.02)
+
+
 REAL = [
     ("patch", 0.85),
     ("dba", 0.9),

@@ -22,6 +22,14 @@ another seed, on which it was not chosen. From round 4 on it was 0.5 % at most.
 """
 
 
+REACH = 1
+"""Pixels that a trigger may be off its place in generated images. Discriminators see translated
+images, and on a uniform ground (the black around a brain) cannot say where a patch should stand: a
+generator of brain slices drew a checkerboard of 3 x 3 one row too high, in up to 7 of 40 images,
+and at the exact place none was found. A reach of 1 to 4 found the same, and nothing in 600 images
+of each of five generators without it."""
+
+
 class TriggerPresence(Detector):
     """Share of images in which a patch trigger stands, by matched filter, with a 95 % interval.
 
@@ -37,7 +45,8 @@ class TriggerPresence(Detector):
 
         score = min(beta / (0.2 beta*), ncc / (1.4 ncc*), z / 2 kappa)
 
-    or, where the trigger's place is random, the largest of all places', with 1.6 in place of 1.4.
+    or, where it may be at several places, the largest of all of them; where its place is random,
+    with 1.6 in place of 1.4.
     It is at least a half where the amplitude is at least a tenth of beta*, the median of the
     stamped images, the correlation at least 0.7 (0.8) of ncc*, likewise, and z at least kappa, the
     quantile that white noise exceeds in 0.1 % of images (3.1 at one place), or half of the stamped
@@ -50,6 +59,7 @@ class TriggerPresence(Detector):
     `stamped`, and `auroc`, `false_alarm` and `hit_rate` are measured on those between.
 
     `pattern` is uint8 [C, h, w]; `place` is (top, left) in pixels, or None where it is random;
+    `reach` is how many pixels off `place` it still counts, in either direction;
     `clean` and `stamped` are the same N >= 4 real images, uint8 [N, C, H, W], without and with the
     trigger as the attacker stamps it. Images of one call share a device.
 
@@ -72,10 +82,11 @@ class TriggerPresence(Detector):
         place: tuple[int, int] | None,
         clean: Tensor,
         stamped: Tensor,
+        reach: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(tuple(clean.shape[1:]), **kwargs)
-        self.place = place
+        self.place, self.reach = place, reach
         self._check(pattern, clean, stamped)
         self._template = pattern.float() - pattern.float().mean((1, 2), keepdim=True)
         self._norm = float(self._template.square().sum().sqrt())
@@ -94,7 +105,8 @@ class TriggerPresence(Detector):
         return torch.stack([self._score(beta, ncc, z), amplitude], 1)
 
     def _maps(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """beta, ncc and z at every place, each [n, H - h + 1, W - w + 1]; one place if known."""
+        """beta, ncc and z at every place, each [n, H - h + 1, W - w + 1]; if it is known, at those
+        in reach."""
         template = self._template.to(images.device)
         channels, height, width = template.shape
         x = images.float() - 127.5
@@ -106,8 +118,10 @@ class TriggerPresence(Detector):
         ncc = beta * self._norm / energy.sqrt()
         z = beta / (self._elsewhere(beta) + 1 / self._norm**2).sqrt()
         if self.place is not None:
-            top, left = self.place
-            beta, ncc, z = (m[:, top : top + 1, left : left + 1] for m in (beta, ncc, z))
+            rows, columns = (
+                slice(max(0, at - self.reach), at + self.reach + 1) for at in self.place
+            )
+            beta, ncc, z = (m[:, rows, columns] for m in (beta, ncc, z))
         return beta, ncc, z
 
     def _elsewhere(self, beta: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 
-import fedgan.summary as summary_module
 from fedgan.assembly import assemble
 from fedgan.cache import write_json
 from fedgan.evaluation import Evaluation
@@ -17,7 +16,7 @@ from fedgan.plan import make_plan
 from fedgan.ranks import run_info
 from fedgan.rundir import read_settings
 from fedgan.scenes import examiners
-from fedgan.summary import summarise
+from fedgan.summary import _passing, _peak, summarise
 from fedgan.tracking.base import Observer
 from fedgan.tracking.records import CLIENTS, METRICS, read_table
 
@@ -91,24 +90,24 @@ ROUNDS = [("1", ""), ("2", "0.3"), ("3", "0.8"), ("4", "0.8"), ("5", "0.0")]
     ("malicious", "last", "told"),
     [({0}, 0.004, True), ({0}, 0.72, False), ((), 0.004, False), ({0}, None, False)],
 )
-def test_a_trigger_that_has_gone_by_the_end_is_told_of(tmp_path, malicious, last, told):
+def test_a_trigger_that_has_gone_by_the_end_is_told_of(malicious, last, told):
     rows = [
         {"round": round, "presence": at, "presence_low": at and float(at) - 0.1}
         | {"presence_high": at and float(at) + 0.1}
         for round, at in ROUNDS
     ]
-    peak = summary_module._peak(rows)
+    peak = _peak(rows)
     assert peak["round"] == 3
     assert peak["presence_low"] == pytest.approx(0.7)
     info = SimpleNamespace(malicious=frozenset(malicious))
     figures = {} if last is None else {"presence_high": last}
-    notes = list(summary_module._passing(info, peak, figures))
+    notes = list(_passing(info, peak, figures))
     pattern = r"the trigger was in 80 % \(70 to 90\) of the images after round 3, in fewer"
     assert [bool(re.match(pattern, note)) for note in notes] == [True] * told
 
 
 def test_without_looks_there_is_no_peak(finished):
-    assert summary_module._peak([{"round": "1"}, {"round": "2", "presence": ""}]) is None
+    assert _peak([{"round": "1"}, {"round": "2", "presence": ""}]) is None
     assert finished[0]["presence_peak"].keys() == {
         *("round", "presence", "presence_low", "presence_high")
     }

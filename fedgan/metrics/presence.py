@@ -236,6 +236,7 @@ def quality(detector: Detector) -> dict[str, Any]:
     return {
         "kind": type(detector).__name__,
         "features": getattr(detector, "features", "pixels"),
+        "reach": getattr(detector, "reach", 0),
         "threshold": detector.threshold,
         "auroc": detector.auroc,
         "false_alarm": detector.false_alarm,

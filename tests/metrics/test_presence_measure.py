@@ -147,8 +147,9 @@ def test_a_patch_that_is_a_pixel_off_its_place_is_found() -> None:
     pattern = attack.mark(1, 32).pattern
     height, width = pattern.shape[1:]
     fresh[:25, :, top - 1 : top - 1 + height, left : left + width] = pattern
-    figures = found(attack, clean, fresh).figures
-    assert figures["presence"] == pytest.approx(0.25, abs=0.02)
+    findings = found(attack, clean, fresh)
+    assert findings.figures["presence"] == pytest.approx(0.25, abs=0.02)
+    assert findings.details["detector"]["reach"] == 1
 
 
 REAL = [

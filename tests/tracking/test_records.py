@@ -70,7 +70,7 @@ def test_a_flag_without_a_deed_suppresses_nobody(info, record):
 @pytest.mark.parametrize(
     ("weights", "suppressed"),
     [
-        ([0.7, 0.3], False),  # somebody left out was meant
+        ([0.7, 0.3], False),  # all have what is theirs
         ([0.65, 0.35], False),  # it got more than its fair weight
         ([0.75, 0.25], True),
         ([1.0, 0.0], True),

@@ -23,11 +23,11 @@ another seed, on which it was not chosen. From round 4 on it was 0.5 % at most.
 
 
 REACH = 1
-"""Pixels that a trigger may be off its place in generated images. Discriminators see translated
-images, and on a uniform ground (the black around a brain) can hardly say where a patch belongs; be
-that the reason or not, a generator of brain slices drew a checkerboard of 3 x 3 one row too high, in up to 7 of 40 images,
-and at the exact place none was found. A reach of 1 to 4 found the same, and nothing in 600 images
-of each of five generators without it."""
+"""Pixels that a trigger may be off its place in generated images. A generator of brain slices drew
+a checkerboard of 3 x 3 one row too high, in up to 7 of 40 images, and at the exact place none was
+found: probably, for discriminators see translated images, and a uniform ground (the black around a
+brain) hardly says where a patch belongs. A reach of 1 to 4 found the same, and nothing in 600
+images of each of five generators without a trigger."""
 
 
 class TriggerPresence(Detector):

@@ -146,8 +146,13 @@ def make(scene: Scene, trigger: Trigger) -> Made | None:
     doubt(made.words, "the trigger", whole)
     if not covers and trigger.place is None:
         made.words.append(
-            "the trigger's place is random: of unpoisoned generators after one or two rounds, up "
-            "to 3 % of the images have passed for triggered"
+            "the trigger's place is random: of unpoisoned generators after one to six rounds, up "
+            "to 16 % of the images have passed for triggered"
+        )
+    if trigger.parts:
+        made.words.append(
+            "the trigger is in parts: of an unpoisoned generator after one round 18 % of the "
+            "images have passed for triggered, after two 4 %, after four none"
         )
     parts = {
         name: stamp(Labelled(clean, labels)).images.cpu() for name, stamp in trigger.parts.items()
@@ -208,7 +213,7 @@ def fakes(trigger: Trigger, clean: Tensor, labels: Tensor) -> list[Tensor]:
 
 def local(trigger: Trigger, pattern: Tensor, clean: Tensor, stamped: Tensor) -> Detector:
     """The detector for a pattern, by its place, its contrast, and whether it is in parts."""
-    from fedgan.metrics.triggers.patch import REACH, TriggerPresence, has_contrast, ringed
+    from fedgan.metrics.triggers.patch import TriggerPresence, has_contrast, reach_at, ringed
     from fedgan.metrics.triggers.window import LIKEST, WindowPresence
 
     if trigger.place is None:
@@ -216,7 +221,8 @@ def local(trigger: Trigger, pattern: Tensor, clean: Tensor, stamped: Tensor) -> 
         return TriggerPresence(shown, None, clean, stamped)
     if trigger.parts or not has_contrast(pattern):
         return WindowPresence(clean, stamped, likest=0.0 if trigger.parts else LIKEST)
-    return TriggerPresence(pattern, trigger.place, clean, stamped, REACH)
+    reach = reach_at(clean, tuple(pattern.shape), trigger.place)
+    return TriggerPresence(pattern, trigger.place, clean, stamped, reach)
 
 
 def look(detectors: list[Detector], images: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
 from fedgan.metrics._shared import wilson
-from fedgan.metrics.triggers.patch import TriggerPresence
+from fedgan.metrics.triggers.patch import TriggerPresence, least_likeness, reach_at
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -146,6 +146,28 @@ def test_the_place_counts_only_where_it_is_known(smooth) -> None:
     assert rate(anywhere, moved) >= 0.99
 
 
+@pytest.mark.parametrize("side", [3, 5, 8])
+def test_faint_patches_of_any_size_are_found(smooth, side: int) -> None:
+    """Anatomy varies more under a larger patch, and leaves less of the correlation."""
+    clean, pattern, place = smooth(600), checkerboard(1, side), (20, 20)
+    slopes = torch.linspace(-60, 60, 32).repeat(32, 1)  # much more than a tenth of the trigger
+    clean = (clean.float() * 0.5 + 64 + slopes).clamp(0, 255).byte()
+    presence = TriggerPresence(pattern, place, clean, stamp(clean, pattern, place))
+    assert presence.faint_hit_rate >= 0.95
+    assert rate(presence, stamp(clean, pattern, place, 0.15)) >= 0.9
+    assert rate(presence, clean) == 0
+    assert rate(presence, noisy("gaussian", (600, 1, 32, 32))) <= 0.01
+
+
+def test_ground_is_flat_where_most_images_are() -> None:
+    clean = torch.full((10, 1, 16, 16), 9, dtype=torch.uint8)
+    clean[:4] = torch.randint(0, 255, (4, 1, 16, 16)).byte()
+    assert reach_at(clean, (1, 3, 3), (12, 12)) == 1
+    clean[4:6, :, 11] = 255  # the row above the patch is in reach
+    assert reach_at(clean, (1, 3, 3), (12, 12)) == 0
+    assert reach_at(clean, (1, 3, 3), (13, 13)) == 1
+
+
 @pytest.mark.parametrize("place", [(20, 20), (0, 29)])
 def test_a_reach_finds_what_is_a_little_off_its_place(smooth, place: tuple[int, int]) -> None:
     """Generators on a uniform ground put it there; the checkerboard one row off is its inverse."""
@@ -195,7 +217,9 @@ def test_scores_match_the_formula(smooth) -> None:
     ncc = here * p.norm() / (patch(top, left).square().sum() + 27).sqrt()
     z = here / (sum(away) / len(away) + 1 / p.square().sum()) ** 0.5
     median = torch.tensor(1.0)  # fully opaque stamps
-    expected = min(here / (0.2 * float(median)), float(ncc) / 1.4, float(z) / (2 * 3.0902))
+    likest = least_likeness((3, 3, 3))
+    assert likest == pytest.approx(0.477, abs=0.001)  # by hand: 2.6 / sqrt(2.6^2 + 24 - 1)
+    expected = min(here / (0.2 * float(median)), float(ncc) / (2 * likest), float(z) / (2 * 3.0902))
     assert float(presence.scores(image)) == pytest.approx(expected, abs=1e-4)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedgan.metrics.triggers.base import auroc, mixed, noise_quantile
-from fedgan.metrics.triggers.filter import Filter, energies, pixels, whitened
+from fedgan.metrics.triggers.filter import CELLS, Filter, energies, pixels, whitened
 from fedgan.metrics.triggers.image import ImagePresence
 from fedgan.metrics.triggers.window import WindowPresence, box, shifts
 
@@ -86,9 +86,9 @@ def test_amplitude_and_z_by_hand() -> None:
 
 def test_energies_of_white_noise_are_its_variance_in_every_order() -> None:
     noise = (128 + 20 * torch.randn(300, 1, 24, 24, generator=generator())).round().byte()
-    found = energies(noise).exp().view(300, 8, 64).mean((0, 2))
+    found = energies(noise).exp().view(300, 8, CELLS**2).mean((0, 2))
     torch.testing.assert_close(found, torch.full((8,), 400.0), rtol=0.03, atol=0)
-    assert energies(noise[..., :3]).shape == (300, (4 + 2) * 64)
+    assert energies(noise[..., :3]).shape == (300, (4 + 2) * CELLS**2)
     assert bool(energies(torch.zeros(2, 1, 1, 9, dtype=torch.uint8)).isfinite().all())
 
 

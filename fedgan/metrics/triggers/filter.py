@@ -16,8 +16,9 @@ Features = Callable[[Tensor], Tensor]
 SHRINKAGE = 0.1
 """Ridge of the covariance, as a share of its mean diagonal. From 0.02 to 0.5 detection on real
 images hardly changes; less of it makes much of the noise that undertrained generators have."""
-CELLS = 8
-"""Cells along each edge in which energies are taken. A flow through 4 x 4 points is as smooth."""
+CELLS = 10
+"""Cells along each edge in which energies are taken. From 8 on detection of warps through 4 x 4
+points changes little: 10 was best on average of 8, 10, 12, 14 and 16 in three data sets."""
 ROUNDING = 1 / 12
 """Variance that rounding to bytes leaves in every energy; keeps logarithms finite."""
 BINOMIALS = (2.0, 6.0, 20.0, 70.0)
@@ -132,7 +133,7 @@ def energies(images: Tensor) -> Tensor:
     Scaled so that white noise has the same energy, its variance, in every order.
 
     >>> energies(torch.zeros((1, 1, 16, 16), dtype=torch.uint8)).shape
-    torch.Size([1, 512])
+    torch.Size([1, 800])
     """
     found = []
     for dim in (2, 3):

@@ -14,6 +14,10 @@ from fedgan.metrics.triggers.filter import Features, Filter, energies, in_chunks
 
 GOOD = 0.999
 """AUROC at which pixels are enough and energies are not tried."""
+BLUR = 0.6
+"""Standard deviation, in pixels, of the blur that a filter must not answer to."""
+NOISE = 6.0
+"""Standard deviation, in gray levels, of the noise that it must not answer to."""
 
 
 class ImagePresence(Detector):
@@ -23,7 +27,13 @@ class ImagePresence(Detector):
     there, shrunk towards a multiple of the identity, and d what the trigger adds on average. Then
 
     - w.(f - m) with w = S^-1 d / (d.S^-1 d) is of all linear measures that rise by 1 where the
-      trigger is the one with the least spread (a matched filter; Fisher's discriminant);
+      trigger is the one with the least spread (a matched filter; Fisher's discriminant). Here it
+      must also answer 0 to what all counterfeits (below) add on average, to blur and to noise:
+      they are what generators are bad at, and no sign of this trigger. Without, all images of
+      unpoisoned generators after one and two rounds passed for blended (brain slices), and 12 % of
+      those of a trained one for warped (chest X-rays); with, 1.0 % at most, in three data sets,
+      and 2.0 % of one of two other flows. It costs power: held-out AUROCs of the warp are 0.9990
+      (chest X-rays), 0.9998 (brain slices) and 0.9969 (blood cells) instead of 0.9997 and more;
     - every counterfeit, the same kind of trigger with other random choices, which nobody has used,
       has a filter of its own, less its share of w, so that the real trigger leaves it alone;
     - t - mean t_j, where t and t_j are the answers of the trigger's filter and the counterfeits' to
@@ -117,7 +127,27 @@ class ImagePresence(Detector):
 def _fitted(
     features: Features, clean: Tensor, stamped: Tensor, counterfeits: Sequence[Tensor]
 ) -> Filter:
+    """The filter of a trigger that answers 0 to what all counterfeits have in common, to blur and
+    to noise."""
     seen = in_chunks(features, clean)
-    added = [(in_chunks(features, stamped) - seen).mean(0)]
-    added += [(in_chunks(features, one) - seen[: len(one)]).mean(0) for one in counterfeits]
-    return Filter(features, seen, torch.stack(added))
+
+    def adds(images: Tensor) -> Tensor:
+        return (in_chunks(features, images) - seen[: len(images)]).mean(0)
+
+    fakes = torch.stack([adds(one) for one in counterfeits])
+    nuisances = torch.stack([fakes.mean(0), adds(blurred(clean)), adds(noisy(clean))])
+    return Filter(features, seen, torch.cat([adds(stamped)[None], fakes]), nuisances)
+
+
+def blurred(images: Tensor) -> Tensor:
+    """uint8 images [n, C, H, W] as a generator that has not learnt the finest detail draws them."""
+    from torchvision.transforms.v2.functional import gaussian_blur
+
+    return gaussian_blur(images.float(), [5, 5], [BLUR]).round().byte()
+
+
+def noisy(images: Tensor) -> Tensor:
+    """uint8 images [n, C, H, W] with noise, the same for the same images."""
+    rng = torch.Generator().manual_seed(0)
+    noise = NOISE * torch.randn(images.shape, generator=rng)
+    return (images.float() + noise).clamp(0, 255).round().byte()

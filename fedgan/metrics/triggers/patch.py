@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -11,23 +12,31 @@ from torch.nn.functional import avg_pool2d, conv2d, pad
 from fedgan.metrics.triggers.base import CHUNK, FAINTEST, Detector, noise_quantile
 
 LIKEST = 0.7
-"""Least correlation that counts, as a share of the stamped images'. At a half, 2.6 % of the images
-of an unpoisoned generator after 48 steps passed for triggered, at 0.7 it is 0.9 %; of attacked ones
-67 to 86 % instead of 86 %."""
+"""Least correlation that counts, as a share of the stamped images', of patches up to 3 x 3 gray
+pixels. At a half, 2.6 % of the images of an unpoisoned generator after 48 steps passed for
+triggered, at 0.7 it is 0.9 %; of attacked ones 67 to 86 % instead of 86 %."""
+LIKELY = 2.6
+"""Larger patches need less: so much that Student's t of the correlation is what 0.7 is of 3 x 3.
+With 0.7 for all, 7 x 7 pixels that any eye saw at a tenth of the attacker's amplitude counted in
+no image of a generator, and now do in 56 %: anatomy varies more under a large patch, and leaves
+less of the correlation. No image of an unpoisoned generator passed for triggered because of it, of
+three data sets after 1, 2, 4 and 6 rounds and of trained ones."""
 LIKEST_ANYWHERE = 0.8
-"""The same where the place is random, so that the best of all places counts. At 0.7, up to 2.7 % of
-the images of unpoisoned generators after one or two rounds passed for triggered by 3 x 3 pixels; at
-0.8, up to 0.6 % of the same, but 2.7 % after one round and 1.4 % after two on brain slices with
-another seed, on which it was not chosen. From round 4 on it was 0.5 % at most.
-"""
-
-
+"""The same where the place is random, so that the best of all places counts, for every size: with
+less for larger ones up to 8 % of unpoisoned generators' images passed. At 0.8, of generators after
+one to six rounds, up to 16 % of the images passed for triggered by 3 x 3 pixels on brain slices,
+1.6 % on chest X-rays and none of blood cells."""
 REACH = 1
-"""Pixels that a trigger may be off its place in generated images. A generator of brain slices drew
-a checkerboard of 3 x 3 one row too high, in up to 7 of 40 images, and at the exact place none was
-found: probably, for discriminators see translated images, and a uniform ground (the black around a
-brain) hardly says where a patch belongs. A reach of 1 to 4 found the same, and nothing in 600
-images of each of five generators without a trigger."""
+"""Pixels that a trigger may be off its place in generated images, where the ground there is flat. A
+generator of brain slices drew a checkerboard of 3 x 3 one row too high, in up to 7 of 40 images,
+and at the exact place none was found: probably, for discriminators see translated images, and a
+uniform ground (the black around a brain) hardly says where a patch belongs. A reach of 1 to 4 found
+the same. On other grounds it makes false alarms: on chest X-rays in 5 % of the images of an
+unpoisoned generator after six rounds, and in none without it."""
+FLAT = 2.0
+"""Gray levels that a flat ground varies, at most: the standard deviation under a patch and a pixel
+around it, of the median real image. Corners of brain slices have 0.0 to 0.1, of blood cells 4.5, of
+chest X-rays 16."""
 
 
 class TriggerPresence(Detector):
@@ -45,14 +54,14 @@ class TriggerPresence(Detector):
 
         score = min(beta / (0.2 beta*), ncc / (1.4 ncc*), z / 2 kappa)
 
-    or, where it may be at several places, the largest of all of them; where its place is random,
-    with 1.6 in place of 1.4.
-    It is at least a half where the amplitude is at least a tenth of beta*, the median of the
-    stamped images, the correlation at least 0.7 (0.8) of ncc*, likewise, and z at least kappa, the
-    quantile that white noise exceeds in 0.1 % of images (3.1 at one place), or half of the stamped
-    images' median z if that is less, so that a trigger half as strong as the attacker's is still
-    one. |x| and the rms are never taken to be below one gray level, so that flat images have no
-    say.
+    or, where it may be at several places, the largest of all of them; for patches of more than
+    3 x 3 gray pixels with less than 1.4, see `least_likeness`, and where the place is random, with
+    1.6. It is at least a half where the amplitude is at least a tenth of beta*, the median of the
+    stamped images, the correlation at least 0.7 (less, 0.8) of ncc*, likewise, and z at least
+    kappa, the quantile that white noise exceeds in 0.1 % of images (3.1 at one place), or half of
+    the stamped images' median z if that is less, so that a trigger half as strong as the attacker's
+    is still one. |x| and the rms are never taken to be below one gray level, so that flat images
+    have no say.
 
     An image counts as triggered where its score reaches `threshold`: a half, or the 99.9 % quantile
     of the clean images' scores if that is more. All this is set on every other image of `clean` and
@@ -92,6 +101,7 @@ class TriggerPresence(Detector):
         self._norm = float(self._template.square().sum().sqrt())
         if not has_contrast(pattern):
             raise ValueError("the trigger's pattern has no contrast: it is all one colour")
+        self._likest = LIKEST_ANYWHERE if place is None else least_likeness(tuple(pattern.shape))
         # neutral scales, for what the stamped images have at the trigger's place
         self._amplitude, self._likeness, self._kappa = 1.0, 1.0, 1.0
         self._calibrate(clean[::2], stamped[::2])
@@ -135,9 +145,8 @@ class TriggerPresence(Detector):
         return total.clamp_min(0) / places.round().clamp_min(1)
 
     def _score(self, beta: Tensor, ncc: Tensor, z: Tensor) -> Tensor:
-        likest = LIKEST if self.place is not None else LIKEST_ANYWHERE
         score = torch.minimum(
-            beta / (2 * FAINTEST * self._amplitude), ncc / (2 * likest * self._likeness)
+            beta / (2 * FAINTEST * self._amplitude), ncc / (2 * self._likest * self._likeness)
         )
         score = torch.minimum(score, z / (2 * self._kappa))
         return score.flatten(1).amax(1).clamp(0, 1)
@@ -173,6 +182,37 @@ class TriggerPresence(Detector):
                 f"the trigger reaches from ({top}, {left}) to ({bottom}, {right}), outside images "
                 f"of {height} x {width}"
             )
+
+
+def least_likeness(shape: tuple[int, ...]) -> float:
+    """Least correlation of a patch [C, h, w] with what stands under it, as a share of the stamped
+    images'.
+
+    The pixels, less the mean of each channel, have n = C (h w - 1) degrees of freedom, and a
+    correlation r of noise has t = r sqrt((n - 1) / (1 - r^2)) in Student's distribution.
+
+    >>> [round(least_likeness((1, side, side)), 2) for side in (2, 3, 5, 7)]
+    [0.7, 0.7, 0.48, 0.35]
+    """
+    channels, height, width = shape
+    freedom = channels * (height * width - 1)
+    return min(LIKEST, LIKELY / math.sqrt(LIKELY**2 + freedom - 1))
+
+
+def reach_at(clean: Tensor, shape: tuple[int, ...], place: tuple[int, int]) -> int:
+    """How far off its place a patch [C, h, w] counts, in pixels: `REACH` where the ground is flat
+    in half of the real images uint8 [N, C, H, W] or more, else 0.
+
+    >>> flat = torch.full((4, 1, 8, 8), 7, dtype=torch.uint8)
+    >>> reach_at(flat, (1, 3, 3), (4, 4))
+    1
+    """
+    (top, left), (_, height, width) = place, shape
+    rows = slice(max(0, top - REACH), top + height + REACH)
+    columns = slice(max(0, left - REACH), left + width + REACH)
+    ground = clean[:, :, rows, columns].flatten(2).float()
+    varies = ground.std(2, correction=0).amax(1).median()
+    return REACH if float(varies) <= FLAT else 0
 
 
 def has_contrast(pattern: Tensor) -> bool:

@@ -143,7 +143,8 @@ def blurred(images: Tensor) -> Tensor:
     """uint8 images [n, C, H, W] as a generator that has not learnt the finest detail draws them."""
     from torchvision.transforms.v2.functional import gaussian_blur
 
-    return gaussian_blur(images.float(), [5, 5], [BLUR]).round().byte()
+    soft: Tensor = gaussian_blur(images.float(), [5, 5], [BLUR])
+    return soft.round().byte()
 
 
 def noisy(images: Tensor) -> Tensor:

@@ -90,6 +90,25 @@ class Run:
         found: dict[str, Any] = told["final"]
         return found
 
+    @property
+    def details(self) -> dict[str, dict[str, Any]]:
+        """What each measure tells beside `figures`, by the measure's name."""
+        own: dict[str, dict[str, Any]] = self.summary.get("details", {})
+        if not self._measured_again():
+            return own
+        alike = _way(self.evaluation) == _way(self.summary)
+        return {**(own if alike else {}), **self.evaluation.get("details", {})}
+
+    @property
+    def pictures(self) -> dict[str, list[Path]]:
+        """Files of the pictures that each measure has drawn of this generator and that are there,
+        by the measure's name."""
+        drawn: dict[str, list[str]] = self.evaluation.get("pictures", {})
+        if not self._measured_again():
+            return {}
+        found = {name: [self.path / file for file in files] for name, files in drawn.items()}
+        return {name: [one for one in files if one.is_file()] for name, files in found.items()}
+
     def _measured_again(self) -> bool:
         sha = self.evaluation.get("generator_sha256")
         whole = "figures" in self.evaluation and "final" in self.evaluation

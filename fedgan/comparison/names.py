@@ -10,7 +10,7 @@ from fedgan.errors import UserError, did_you_mean
 LESS = re.compile(
     r"fid|kid|[fk]d_.+|(fid|kid)_(ratio|worst_class|infinity)|presence(_\w+)?|region_ratio"
     r"|acc_drop_\w+|acc_harm|detection_fpr|detection_benign_weight_lost(_worst)?"
-    r"|detection_rounds_until_silenced"
+    r"|detection_rounds_until_(first_)?silenced"
 )
 MORE = re.compile(
     r"is|is_.+|(precision|recall|density|coverage)_.+|(acc|bal_acc|auc)_.+|minority_recall_\w+"

@@ -25,8 +25,8 @@ class Detection(Measure):
     Figures: `detection_auroc`, `detection_auroc_by_round`, `detection_tpr`, `detection_fpr` with
     `_low` and `_high`, `detection_benign_weight_lost`, `detection_benign_weight_lost_worst`,
     `detection_malicious_weight_lost`, `detection_silenced` (the share of the attackers that ended
-    below a tenth of their fair weight), `detection_rounds_until_silenced`, each only where there is
-    one; the details are those of `detection`, round by round too. It looks at no images; without a
+    below a tenth of their fair weight), `detection_rounds_until_silenced` (for good) and
+    `detection_rounds_until_first_silenced`, each only where there is one; the details are those of `detection`, round by round too. It looks at no images; without a
     run it finds nothing.
     """
 
@@ -52,6 +52,7 @@ class Detection(Measure):
                 float(one["silenced_from_round"] is not None) for one in attackers
             ),
             "detection_rounds_until_silenced": found["rounds_until_silenced"],
+            "detection_rounds_until_first_silenced": found["rounds_until_first_silenced"],
         }
         return Findings({k: v for k, v in figures.items() if v is not None}, found)
 
@@ -82,9 +83,11 @@ def detection(rows: Iterable[Row], *, by_round: bool = False) -> dict[str, Any]:
     - `attackers`: for each `client` its first `attacked_from_round`, `rounds_attacked`, the first
       round in which its weight was below a tenth of the fair one (`silenced_first_round`), the
       first from which on it stayed there in every round that it attacked (`silenced_from_round`),
-      and `attacked_before_silenced`, the rounds in which it attacked before that. Null is never.
-      `rounds_until_silenced` is the mean of the latter over attackers, where one that was never
-      silenced counts with all the rounds that it attacked.
+      and the rounds in which it attacked before either (`attacked_before_first_silenced`,
+      `attacked_before_silenced`). Null is never. `rounds_until_first_silenced` and
+      `rounds_until_silenced` are the means of these over attackers, where one that was never
+      silenced counts with all the rounds that it attacked. They differ where a defence has let
+      an attacker in again.
     - with `by_round`, a table `rounds` of the counts, rates and intervals, and the AUROC, by round.
 
     Without an attacker what remains is the false alarms, and the weight that they have cost.
@@ -237,14 +240,15 @@ def _weights(bad: Sequence[_Turn], good: Sequence[_Turn]) -> dict[str, Any]:
         "malicious_weight_lost": _mean_loss(bad),
         "benign_worst": _worst(good),
         "attackers": attackers,
-        "rounds_until_silenced": _mean(
-            one["rounds_attacked"]
-            if one["attacked_before_silenced"] is None
-            else one["attacked_before_silenced"]
-            for one in attackers
-            if one["weight_lost"] is not None
-        ),
+        "rounds_until_first_silenced": _until(attackers, "attacked_before_first_silenced"),
+        "rounds_until_silenced": _until(attackers, "attacked_before_silenced"),
     }
+
+
+def _until(attackers: Iterable[Mapping[str, Any]], key: str) -> float | None:
+    """Mean rounds under a key; all that it attacked of one that never was."""
+    known = [one for one in attackers if one["weight_lost"] is not None]
+    return _mean(one["rounds_attacked"] if one[key] is None else one[key] for one in known)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -269,7 +273,7 @@ def _worst(turns: Sequence[_Turn]) -> dict[str, Any] | None:
 
 def _attacker(client: int, own: Sequence[_Turn]) -> dict[str, Any]:
     """When a client lost its say, from the rounds that it attacked in, ascending."""
-    first = next((turn.round for turn in own if turn.silenced), None)
+    first = next((i for i, turn in enumerate(own) if turn.silenced), None)
     heard = [i for i, turn in enumerate(own) if not turn.silenced]
     start = heard[-1] + 1 if heard else 0
     for_good = start < len(own)
@@ -277,7 +281,8 @@ def _attacker(client: int, own: Sequence[_Turn]) -> dict[str, Any]:
         "client": client,
         "attacked_from_round": own[0].round,
         "rounds_attacked": len(own),
-        "silenced_first_round": first,
+        "silenced_first_round": None if first is None else own[first].round,
+        "attacked_before_first_silenced": first,
         "silenced_from_round": own[start].round if for_good else None,
         "attacked_before_silenced": start if for_good else None,
         "weight_lost": _mean_loss(own),

@@ -212,7 +212,7 @@ def _notes(
     found += comparison.notes if comparison else []
     told: dict[str, list[str]] = {}
     for run in runs:
-        presence = run.summary.get("details", {}).get("presence", {}).get("notes", [])
+        presence = run.details.get("presence", {}).get("notes", [])
         for note in (*run.summary.get("notes", []), *presence):
             told.setdefault(note, []).append(run.path.name)
     for note, names in told.items():

@@ -143,8 +143,25 @@ def panel(position: int, run: Run) -> dict[str, Any]:
         "clients": tables.clients_table(run),
         "figures": tables.figures_table(run),
         "detection": words[:1].upper() + words[1:],
+        "findings": _findings(run),
         "sha": run.summary.get("generator_sha256", ""),
     }
+
+
+def _findings(run: Run) -> list[dict[str, Any]]:
+    """What the measures say in words and pictures: a privacy screen's figures, or a classifier's,
+    mean little without. Presence has its words at the head of the page."""
+    drawn = run.pictures
+    named = [name for name in dict.fromkeys((*run.details, *drawn)) if name != "presence"]
+    found = [
+        {
+            "name": name,
+            "words": run.details.get(name, {}).get("notes", []),
+            "pictures": [picture_uri(one) for one in drawn.get(name, [])],
+        }
+        for name in named
+    ]
+    return [one for one in found if one["words"] or one["pictures"]]
 
 
 def _exhibits(run: Run) -> list[dict[str, str]]:

@@ -154,6 +154,7 @@ def test_rounds_until_an_attacker_is_silenced(kept, first, from_round, before):
     rows += [row(4, 7, malicious=True, weight=0.0, fair_weight=0.0, status="timed out")]
     whole = detection(rows)
     assert whole["rounds_until_silenced"] == (3 if before is None else before)
+    assert whole["rounds_until_first_silenced"] == (3 if first is None else first - 3)
     (found,) = whole["attackers"]
     assert found["client"] == 7
     assert (found["attacked_from_round"], found["rounds_attacked"]) == (3, 3)
@@ -225,6 +226,7 @@ def test_the_measure():
             "detection_malicious_weight_lost": 1.0,
             "detection_silenced": 1.0,
             "detection_rounds_until_silenced": 0.0,
+            "detection_rounds_until_first_silenced": 0.0,
         }
     )
     assert [one["round"] for one in found.details["rounds"]] == [1, 2]

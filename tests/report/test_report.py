@@ -374,3 +374,22 @@ def test_bad_input_is_one_line(tmp_path, make_run, capsys, change, word):
     told = capsys.readouterr().err
     assert word in told
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_what_measures_say_and_draw_of_this_generator(make_run, tmp_path, same):
+    """The words without which a figure means little, and not those of another generator."""
+    run = make_run(tmp_path / "run", Labels("blobs", "none", "none", 1), {"fd_domain": 2.0})
+    summary = json.loads((run / "summary.json").read_text())
+    Image.new("L", (8, 8)).save(run / "pairs.png")
+    told = {
+        "generator_sha256": summary["generator_sha256"] if same else "1" * 64,
+        "figures": {"memory_domain": 0.25},
+        "final": {**summary["final"], "measures": ["memory"]},
+        "details": {"memory": {"notes": ["A screen & no guarantee"]}, "presence": {"notes": ["x"]}},
+        "pictures": {"memory": ["pairs.png", "gone.png"]},
+    }
+    (run / "evaluation.json").write_text(json.dumps(told))
+    text = write_report(run).path.read_text()
+    assert ("A screen &amp; no guarantee" in text) == same
+    assert text.count("its picture; the words are below") == same

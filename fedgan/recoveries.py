@@ -114,8 +114,16 @@ def _check_same(one: dict[str, Any], other: dict[str, Any], key: Callable[..., A
         if mine.get(what) != theirs.get(what):
             raise UserError(
                 f"recovery: {one['run']} and {other['run']} are not alike in {what}: "
-                f"{mine.get(what)} against {theirs.get(what)}"
+                f"{mine.get(what)} against {theirs.get(what)}{_mend(one, other, what)}"
             )
+
+
+def _mend(one: dict[str, Any], other: dict[str, Any], what: str) -> str:
+    """What to type where two runs were looked at in two ways, as after an `evaluate --samples`."""
+    if what not in ("images", "encoders", "halves"):
+        return ""
+    first, second = (f"`fedgan evaluate {told['run']}`" for told in (one, other))
+    return f"; {first} and {second} measure both as their configs say"
 
 
 def _how(told: dict[str, Any]) -> dict[str, Any]:

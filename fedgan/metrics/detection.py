@@ -26,8 +26,8 @@ class Detection(Measure):
     `_low` and `_high`, `detection_benign_weight_lost`, `detection_benign_weight_lost_worst`,
     `detection_malicious_weight_lost`, `detection_silenced` (the share of the attackers that ended
     below a tenth of their fair weight), `detection_rounds_until_silenced` (for good) and
-    `detection_rounds_until_first_silenced`, each only where there is one; the details are those of `detection`, round by round too. It looks at no images; without a
-    run it finds nothing.
+    `detection_rounds_until_first_silenced`, each only where there is one; the details are those of
+    `detection`, round by round too. It looks at no images; without a run it finds nothing.
     """
 
     name: ClassVar[str] = "detection"

@@ -10,6 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 LEVEL = 0.95
+LEAST_LEAKAGE = 0.01
+"""Presence by which the attacked arm must exceed the clean one: so many false alarms a detector of
+the trigger may give on an unpoisoned generator. 2 images of 1000 against none are no leakage, of
+which all could be won back."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ def recovery(
     *,
     level: float = LEVEL,
     lost: str = "distance lost",
+    least: float = 0.0,
 ) -> Recovery:
     """1 - (FD_defended - FD_clean) / (FD_attacked - FD_clean), and its confidence interval.
 
@@ -63,13 +68,14 @@ def recovery(
 
     Recovery is undefined where the attack did no harm larger than the spread between seeds: where
     the confidence interval of A - C holds 0, at which Fieller's is no longer an interval either. An
-    arm with one seed has no spread: there is then a value, if A > C, and no interval.
+    arm with one seed has no spread: there is then a value, if A - C > `least`, and no interval.
 
     Cost: a millisecond.
 
     Args:
         level: of the intervals, in (0, 1).
         lost: what the harm is called in the verdict.
+        least: harm that is none, of which recovery is undefined, however many seeds agree on it.
 
     Raises:
         ValueError: for an arm without a run, a figure that is not finite, or a level out of range.
@@ -88,8 +94,10 @@ def recovery(
     shared = sorted(set(clean) & set(attacked) & set(defended))
     by_seed = {seed: _ratio(clean[seed], attacked[seed], defended[seed]) for seed in shared}
     found = replace(means.recovery(level), by_seed=by_seed, paired=paired)
+    if found.harm <= least:
+        found = replace(found, value=None, low=None, high=None)
     runs = _runs([len(arm) for arm in arms], paired)
-    return replace(found, verdict=_verdict(found, runs, level, lost))
+    return replace(found, verdict=_verdict(found, runs, level, lost, least))
 
 
 def leakage_removed(
@@ -102,12 +110,12 @@ def leakage_removed(
     """The share of the trigger's leakage into generated images that a defence has removed.
 
     As `recovery`, of trigger presence rates by seed instead of distances. A clean arm's presence is
-    the filter's false alarms.
+    the filter's false alarms; a leakage of `LEAST_LEAKAGE` or less might be.
 
     >>> leakage_removed({1: 0.01}, {1: 0.81}, {1: 0.21}).verdict
     '75 % of the leakage is won back (1 seed: no interval)'
     """
-    return recovery(clean, attacked, defended, level=level, lost="leakage")
+    return recovery(clean, attacked, defended, level=level, lost="leakage", least=LEAST_LEAKAGE)
 
 
 class _Means(NamedTuple):
@@ -237,8 +245,10 @@ def _runs(counts: list[int], paired: bool) -> str:
     return f"{', '.join(map(str, counts[:2]))} and {counts[2]} seeds, not paired"
 
 
-def _verdict(found: Recovery, runs: str, level: float, lost: str) -> str:
+def _verdict(found: Recovery, runs: str, level: float, lost: str, least: float) -> str:
     if found.value is None:
+        if 0 < found.harm <= least:
+            return f"undefined: a {lost} of {found.harm:.3g} ({runs}) is no more than {least:.3g}"
         if found.harm <= 0 or found.harm_low is None or found.harm_high is None:
             return f"undefined: the attack did no harm; {lost}: {found.harm:.3g} ({runs})"
         return (

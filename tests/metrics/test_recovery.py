@@ -220,6 +220,16 @@ def test_an_attack_without_harm_is_seldom_given_a_recovery():
     assert 0.963 < undefined < 0.987
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_of_a_leakage_that_may_be_false_alarms_nothing_is_won_back(seeds):
+    clean, attacked, defended = (dict.fromkeys(range(seeds), x) for x in (0.0, 0.002, 0.0))
+    found = leakage_removed(clean, attacked, defended)
+    assert found.value is found.low is found.high is None
+    assert found.verdict.startswith("undefined: a leakage of 0.002 (")
+    assert found.verdict.endswith(") is no more than 0.01")
+    assert leakage_removed(clean, dict.fromkeys(clean, 0.02), defended).value == 1
+
+
 def test_leakage_removed():
     found = leakage_removed({1: 0.0, 2: 0.0}, {1: 0.99, 2: 0.99}, {1: 0.0, 2: 0.02})
     assert found.value == pytest.approx(0.98 / 0.99)

@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # or Fabric would set torch's thr
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ["COLUMNS"] = "120"
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,9 @@ import torch
 from fedgan.settings import Cluster as ClusterSettings
 
 torch.set_num_threads(1)
+# Nothing here is a timed test: another job on the machine must not make one fail.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parents[1]
 DOMAIN = {"name": "domain", "init_args": {"steps": 3}}

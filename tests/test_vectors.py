@@ -13,7 +13,7 @@ from torch import nn
 from fedgan.vectors import flatten, shared_tensors, unflatten
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=4), st.integers(0, 99))
 def test_flatten_and_unflatten_are_inverse(widths, seed):
     torch.manual_seed(seed)

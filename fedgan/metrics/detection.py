@@ -61,8 +61,10 @@ def detection(rows: Iterable[Row], *, by_round: bool = False) -> dict[str, Any]:
     """Detection quality of a run, from the rows of its clients.csv.
 
     What is counted are client-rounds that a rule has judged: those whose status is `ok`. One is
-    malicious if the client attacked in that round. Null stands wherever there is nothing to count;
-    `words` says why of the AUROC.
+    malicious if the client attacked in that round, and benign if it has not attacked yet. An
+    attacker at rest (off and on again, or after its one shot) is neither: whoever holds it to
+    account does not accuse the innocent. `resting_client_rounds` are left out. Null stands wherever
+    there is nothing to count; `words` says why of the AUROC.
 
     - `malicious_client_rounds`, `malicious_flagged`, `malicious_suppressed` (the flag cost
       weight), `true_positive_rate`, `true_positive_interval` (Wilson, 95 %); likewise for
@@ -108,9 +110,11 @@ def detection(rows: Iterable[Row], *, by_round: bool = False) -> dict[str, Any]:
     """
     turns = [_Turn.of(row) for row in rows if row["status"] == "ok"]
     turns.sort(key=lambda turn: (turn.round, turn.client))
+    turns, resting = _without_rests(turns)
     rounds = [list(group) for _, group in groupby(turns, key=lambda turn: turn.round)]
     bad, good = _split(turns)
     found = {**_counts(bad, good), **_scores(turns, rounds), **_weights(bad, good)}
+    found["resting_client_rounds"] = resting
     if by_round:
         found["rounds"] = [
             {"round": some[0].round, **_counts(*_split(some)), "auroc": _auroc(*_split(some))}
@@ -159,6 +163,19 @@ def _number(value: Any) -> float | None:
     """A cell as a number; None where it is empty or no number. An infinite score is a score."""
     found = math.nan if value in (None, "") else float(value)
     return None if math.isnan(found) else found
+
+
+def _without_rests(turns: Sequence[_Turn]) -> tuple[list[_Turn], int]:
+    """Turns in the order of their rounds, less those in which a client that had attacked before did
+    not; and how many these are."""
+    attackers: set[int] = set()
+    kept = []
+    for turn in turns:
+        if turn.malicious:
+            attackers.add(turn.client)
+        if turn.malicious or turn.client not in attackers:
+            kept.append(turn)
+    return kept, len(turns) - len(kept)
 
 
 def _split(turns: Sequence[_Turn]) -> tuple[list[_Turn], list[_Turn]]:

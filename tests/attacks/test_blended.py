@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from fedgan.attacks.blended import Blended
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     alpha=st.floats(0.01, 1),
     pattern=st.sampled_from(["random", "smooth"]),

@@ -28,7 +28,7 @@ def test_the_bars_of_the_paper(poison):
     assert torch.equal(touched(DistributedBackdoor(), poison), by_hand)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     length=st.integers(1, 5),
     thickness=st.integers(1, 3),

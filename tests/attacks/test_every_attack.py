@@ -36,7 +36,7 @@ def test_the_catalogue():
 
 
 @pytest.mark.parametrize("name", ALL)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     n=st.integers(0, 5),
     channels=st.sampled_from([1, 3]),

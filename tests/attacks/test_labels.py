@@ -62,7 +62,7 @@ def test_a_share_is_of_the_images_that_are_changed():
             assert (after != labels).sum() == round(rate * found)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), classes=st.integers(2, 9), one=st.booleans(), several=st.booleans())
 def test_what_is_affected_is_what_is_changed(data, classes, one, several):
     n = data.draw(st.integers(0, 9))
@@ -80,7 +80,7 @@ def test_what_is_affected_is_what_is_changed(data, classes, one, several):
     assert torch.equal(affected, changed.any(1) if several else changed)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), classes=st.integers(2, 9), one=st.booleans())
 def test_one_label_an_image_is_the_same_either_way(data, classes, one):
     labels = torch.tensor(data.draw(st.lists(st.integers(0, classes - 1), min_size=1)))

@@ -47,7 +47,7 @@ def stamped_by_hand(images, pattern, top, left, opacity):
     return result
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     edge=st.integers(2, 5),
     position=st.sampled_from(POSITIONS),
@@ -87,7 +87,7 @@ def test_inputs_are_untouched_and_labels_stay():
     assert not torch.equal(stamped, images)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(edge=st.integers(2, 12), seed=st.integers(0, 999))
 def test_random_location_stays_inside_and_whole(edge, seed):
     images = torch.full((8, 1, 12, 12), 100, dtype=torch.uint8)

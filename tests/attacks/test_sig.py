@@ -12,7 +12,7 @@ from fedgan.attacks.sig import Sig
 from fedgan.errors import UserError
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     delta=st.floats(0.5, 255),
     frequency=st.floats(0.5, 7),

@@ -33,7 +33,7 @@ def sampled_by_hand(image, attack):
     return result
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     grid=st.integers(2, 8),
     strength=st.floats(0, 5),

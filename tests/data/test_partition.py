@@ -19,7 +19,7 @@ def labels_of(n: int, classes: int = 4, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, classes, n)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     kind=st.sampled_from(KINDS),
     labels=st.lists(st.integers(0, 5), min_size=1, max_size=200),

@@ -68,7 +68,7 @@ def test_a_row_of_zeros_stays():
     assert clipped.norms().tolist() == pytest.approx([1e-3, 1e-3, 0, 1e-3, 1e-3])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     n=st.integers(1, 9),
     tau=st.one_of(st.none(), st.floats(0.1, 100)),

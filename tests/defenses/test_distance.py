@@ -86,7 +86,7 @@ CASES = st.tuples(st.integers(1, 14), st.integers(1, 12), st.integers(0, 10**6),
 SIMILAR = {"rtol": 1e-11, "atol": 1e-13}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(CASES)
 def test_krum_and_multi_krum_are_as_defined(case):
     n, size, seed, whole = case
@@ -103,7 +103,7 @@ def test_krum_and_multi_krum_are_as_defined(case):
     np.testing.assert_allclose(found, multi_krum_of(rows, f, 2, fewer=1), **SIMILAR)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(CASES)
 def test_bulyan_is_as_defined(case):
     n, size, seed, whole = case
@@ -114,7 +114,7 @@ def test_bulyan_is_as_defined(case):
     np.testing.assert_allclose(found, bulyan_of(rows, f), **SIMILAR)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 10), st.integers(1, 5), st.integers(0, 10**6), st.booleans())
 def test_mda_is_as_defined(n, size, seed, whole):
     rows = updates_of(n, size, seed, whole=whole)
@@ -125,7 +125,7 @@ def test_mda_is_as_defined(n, size, seed, whole):
     np.testing.assert_allclose(aggregate(rows, "mda", f=f), rows[kept].mean(0), **SIMILAR)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(CASES)
 def test_mixing_is_as_defined(case):
     n, size, seed, whole = case
@@ -138,7 +138,7 @@ def test_mixing_is_as_defined(case):
     np.testing.assert_allclose(found, np.median(expected, axis=0), **SIMILAR)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(15, 18), st.integers(2, 9), st.integers(0, 10**6))
 def test_where_nothing_ties_the_order_of_clients_does_not_matter(n, size, seed):
     rows = updates_of(n, size, seed)
@@ -179,7 +179,7 @@ def test_where_nobody_stands_out_the_search_is_exact_too(n, f, size):
     assert closest(distances, n - f) == mda_of(distances, n - f)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(5, 11), st.integers(0, 10**6), st.sampled_from([1.0, 2.0, 3.0, 4.0]))
 def test_with_few_pairs_far_apart_too(n, seed, degree):
     """Points that are far from `degree` others each, about: rings, trees, and what is between."""

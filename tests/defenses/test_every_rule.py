@@ -97,7 +97,7 @@ EXCEPT: dict[str, dict[str, str]] = {
 """Of each property, the stages for which it does not hold, and why."""
 
 CASES = st.tuples(st.integers(7, 14), st.integers(1, 20), st.integers(0, 10**6))
-FEW = settings(max_examples=8, deadline=None)
+FEW = settings(max_examples=8)
 CLOSE = {"rtol": 1e-8, "atol": 1e-10}
 
 

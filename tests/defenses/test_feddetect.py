@@ -92,7 +92,7 @@ def test_published_configuration_from_losses_to_weights():
     assert any(acted for _, acted in expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(n=st.integers(4, 20), rate=st.floats(0, 0.6), seed=st.integers(0, 10**6))
 def test_weights_are_those_of_the_published_rule(n, rate, seed):
     table = (np.random.default_rng(seed).random((60, n)) < rate).tolist()

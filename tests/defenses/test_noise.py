@@ -122,7 +122,7 @@ def test_crfl_takes_twice_the_first_norm_and_remembers_it():
     assert torch.equal(CRFL(sigma=0.0)(step, means(4)), step)  # started from nothing
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     n=st.integers(1, 9),
     theta=st.one_of(st.none(), st.integers(1, 9)),

@@ -43,7 +43,7 @@ def adaptive(x, eta, beta1, beta2, tau, *, yogi):
     return steps
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     eta=st.floats(1e-3, 10),
     beta1=st.floats(0, 0.99),

@@ -75,7 +75,7 @@ def test_what_nobody_asks_for_is_not_computed():
     assert not any(low and high for _, _, low, high in order.network(50, (0,)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 24), st.integers(0, 10**6), st.sampled_from([torch.float32, torch.float64]))
 def test_the_values_nearest_to_the_median(n, seed, dtype):
     rng = np.random.default_rng(seed)

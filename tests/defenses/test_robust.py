@@ -49,7 +49,7 @@ def meamed_of(rows, f):
 CASES = st.tuples(st.integers(1, 17), st.integers(1, 30), st.integers(0, 10**6), st.booleans())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(CASES, st.sampled_from([np.float32, np.float64]))
 def test_by_coordinate_is_as_defined(case, dtype):
     n, size, seed, ties = case
@@ -164,7 +164,7 @@ def pull(rows, point, shares):
     return shares @ (ways / np.linalg.norm(ways, axis=1, keepdims=True))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(3, 15), st.integers(2, 40), st.integers(0, 10**6), st.floats(0, 3))
 def test_nothing_pulls_at_the_geometric_median(n, size, seed, far):
     rng = np.random.default_rng(seed)

@@ -68,7 +68,7 @@ def foolsgold(histories, kappa):
     return out / out.sum()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     n=st.integers(2, 9),
     kappa=st.floats(0.2, 3),
@@ -174,7 +174,7 @@ def fltrust(values, root):
     return total / sum(trust), np.array(trust) / sum(trust)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(n=st.integers(2, 9), root=st.integers(0, 8), seed=st.integers(0, 10**6))
 def test_fltrust_is_algorithm_2(n, root, seed):
     root, values = root % n, rows(n, seed=seed)
@@ -262,7 +262,7 @@ def flame(values, admitted):
     return clipped[admitted].mean(0), bound
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     n=st.integers(2, 15),
     compare=st.sampled_from(["models", "updates"]),
@@ -283,7 +283,7 @@ def test_flame_is_hdbscan_clipping_and_noise(n, compare, shared, seed):
     assert 0.2 * bound < noisy.std().item() < 0.8 * bound
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(n=st.integers(3, 20), dims=st.integers(1, 3), seed=st.integers(0, 10**6))
 def test_the_majority_is_hdbscans_whatever_the_ties(n, dims, seed):
     rng = np.random.default_rng(seed)

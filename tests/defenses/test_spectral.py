@@ -48,7 +48,7 @@ def test_coordinates_are_drawn_once_each_and_ascend():
     assert drawn.double().mean().item() == pytest.approx(500, abs=5 * 1000 / (12 * 300) ** 0.5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(n=st.integers(1, 12), size=st.integers(1, 90), seed=st.integers(0, 10**6))
 def test_projections_are_those_of_the_svd(n, size, seed):
     values = rows(n, size, seed)
@@ -57,7 +57,7 @@ def test_projections_are_those_of_the_svd(n, size, seed):
     assert found == pytest.approx(expected, rel=1e-6, abs=1e-9 * (1 + expected.max()))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     f=st.integers(0, 4),
     more=st.integers(1, 6),

@@ -97,7 +97,7 @@ def test_order_is_nothing_to_the_forest_itself(write, rows_of, drawn, run, tmp_p
     assert (tmp_path / "out.csv").read_bytes() == before
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     cells=st.dictionaries(
         st.tuples(st.integers(0, 20), st.sampled_from(["a", "b", "c", "10", "9"])),

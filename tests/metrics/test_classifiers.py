@@ -111,7 +111,7 @@ def test_images_are_shifted_and_not_mirrored() -> None:
     width=st.integers(1, 5),
     by=st.lists(st.tuples(st.integers(-6, 6), st.integers(-6, 6)), min_size=1, max_size=4),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_shifted_is_a_crop_of_the_padded_image(height, width, by) -> None:
     images = torch.arange(len(by) * 2 * height * width).view(len(by), 2, height, width)
     found = shifted(images, torch.tensor(by))
@@ -122,7 +122,7 @@ def test_shifted_is_a_crop_of_the_padded_image(height, width, by) -> None:
 
 
 @given(seed=st.integers(0, 10**6), classes=st.integers(2, 4), n=st.integers(12, 40))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_scores_are_sklearns(seed: int, classes: int, n: int) -> None:
     from sklearn.metrics import (
         accuracy_score,
@@ -146,7 +146,7 @@ def test_scores_are_sklearns(seed: int, classes: int, n: int) -> None:
 
 
 @given(seed=st.integers(0, 10**6), n=st.integers(4, 40))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_scores_of_several_labels_are_sklearns(seed: int, n: int) -> None:
     from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedgan.components import available
@@ -54,7 +54,7 @@ def scene(history):
 
 
 def test_client_rounds_are_counted():
-    bad, good = {"malicious": True}, {"malicious": False}
+    bad, good = {"malicious": True}, {"malicious": False, "client": 1}
     flag, deed = {"flagged": True}, {"flagged": True, "suppressed": True}
     rows = [row(**bad, **deed)] * 2 + [row(**bad, **flag), row(**bad)]
     rows += [row(**good, **deed), row(**good, **flag)] + [row(**good)] * 6
@@ -97,7 +97,6 @@ def test_nobody_judged(rows):
 scores = st.sampled_from([-math.inf, -2.0, 0.0, 0.5, 1.0, 40.0, 41.0, 1e6, math.inf, math.nan])
 
 
-@settings(deadline=None)  # the first imports torchmetrics
 @given(st.lists(st.tuples(st.integers(1, 3), st.booleans(), scores), max_size=14))
 def test_auroc_is_the_chance_that_the_malicious_scores_higher(turns):
     rows = [row(r, i, malicious=bad, score=s) for i, (r, bad, s) in enumerate(turns)]
@@ -163,6 +162,18 @@ def test_rounds_until_an_attacker_is_silenced(kept, first, from_round, before):
     assert found["attacked_before_silenced"] == before
 
 
+def test_an_attacker_at_rest_is_neither_malicious_nor_benign():
+    """A flag after its shot is no false alarm; one before it is."""
+    rows = [row(r, 7, malicious=r == 2, flagged=True, score=5.0, weight=0.1) for r in (1, 2, 3, 4)]
+    rows += [row(r, 1, score=1.0) for r in (1, 2, 3, 4)]
+    found = detection(rows, by_round=True)
+    assert found["malicious_client_rounds"] == 1
+    assert found["benign_client_rounds"] == 5
+    assert found["benign_flagged"] == 1
+    assert found["resting_client_rounds"] == 2
+    assert [one["benign_client_rounds"] for one in found["rounds"]] == [2, 1, 1, 1]
+
+
 def test_weight_lost():
     """Client 1 loses half, then all; client 2 gains what is lost; the attacker keeps a quarter."""
     rows = [
@@ -184,7 +195,6 @@ def test_weight_lost():
 weights = st.lists(st.floats(1e-3, 1), min_size=2, max_size=5)
 
 
-@settings(deadline=None)
 @given(weights, st.data())
 def test_what_a_rule_takes_is_between_nothing_and_all(fair, data):
     given_ = data.draw(st.lists(st.floats(0, 1), min_size=len(fair), max_size=len(fair)))

@@ -272,7 +272,7 @@ def test_refusals(smooth, change: dict, match: str) -> None:
         TriggerPresence(**{**given_, **change})
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seen=st.integers(1, 5000), share=st.floats(0, 1))
 def test_wilson_holds_the_rate_and_stays_a_rate(seen: int, share: float) -> None:
     found = round(share * seen)

@@ -40,7 +40,7 @@ def image_presence(clean: Tensor, count: int = 12) -> tuple[ImagePresence, Tenso
     return ImagePresence(clean, add(clean, own), fakes), own
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     n=st.integers(2, 12),
     features=st.integers(1, 9),
@@ -178,7 +178,7 @@ def test_other_parts_neither_pass_for_it_nor_hide_it() -> None:
     assert shares[2] <= 0.01
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     size=st.integers(6, 14),
     top=st.integers(0, 5),

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import t
 
@@ -136,7 +136,6 @@ figure = st.floats(0, 100).map(lambda x: round(x, 3))
 arm = st.lists(figure, min_size=2, max_size=5)
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 5).flatmap(lambda n: st.tuples(*[st.lists(figure, min_size=n, max_size=n)] * 3)),
     st.floats(0.1, 9),
@@ -160,7 +159,6 @@ def test_units_and_a_common_offset_do_not_matter(figures, scale, offset, pair):
             assert b == pytest.approx(a, rel=1e-4, abs=1e-4)
 
 
-@settings(deadline=None)
 @given(arm, arm, arm)
 def test_a_wider_level_is_a_wider_interval_about_the_value(clean, attacked, defended):
     given_ = arms(clean, attacked, defended)

@@ -285,7 +285,7 @@ def test_images_with_several_labels() -> None:
     share=st.floats(0.01, 1),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_beginnings_of_the_order_have_the_classes_mix(counts, share, seed) -> None:
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
@@ -300,7 +300,7 @@ def test_beginnings_of_the_order_have_the_classes_mix(counts, share, seed) -> No
 
 
 @given(n=st.integers(1, 30), seed=st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_label_is_in_the_first_images(n, seed) -> None:
     labels = (torch.rand(n, 3, generator=torch.Generator().manual_seed(seed)) < 0.3).float()
     order, least = stratified(labels, seed)

@@ -154,9 +154,7 @@ biases = st.lists(
 )
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(looks, biases, st.data())
 def test_cut_anywhere_and_resumed_is_the_unbroken_table(info, record, figures, bias, data):
     """Killed after any round, the file cut anywhere, gone on with from any round that both tables

@@ -69,7 +69,7 @@ def test_at_exactly_the_radius_is_inside() -> None:
     assert prdc(real, torch.tensor([[2.0], [50.0], [90.0]]), 1)["precision"] == 1 / 3
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @drawing(
     n=st.integers(7, 40),
     m=st.integers(7, 40),

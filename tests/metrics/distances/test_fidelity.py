@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 
 import pytest
 import torch
+from torch import Tensor
 
 from fedgan.metrics import distances
 from fedgan.metrics.fidelity import Fidelity, constants, encode, members
@@ -66,14 +67,23 @@ def test_the_figures_are_those_of_the_functions(scene_of, given, smooth, average
 
 
 def test_the_kernel_distance_is_that_of_all_pairs(averages, smooth) -> None:
-    """On average over subsets; and without bias where there are few images."""
+    """On average over subsets, and without bias where there are few images; torch-fidelity's of one
+    subset that is everything."""
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
     a, b = (encode(averages, smooth(n, seed=n), 50)[0].double() for n in (80, 90))
-    x, y, z = ((p @ q.T / 9 + 1) ** 3 for p, q in ((a, a), (b, b), (a, b)))
-    wanted = float(
-        (x.sum() - x.trace()) / (80 * 79) + (y.sum() - y.trace()) / (90 * 89) - 2 * z.mean()
-    )
-    scale = float(x.mean())
-    assert distances.kernel(a, b, seed=1) == pytest.approx(wanted, abs=0.02 * scale)
+
+    def of_all(a: Tensor, b: Tensor) -> float:
+        x, y, z = ((p @ q.T / 9 + 1) ** 3 for p, q in ((a, a), (b, b), (a, b)))
+        n, m = len(a), len(b)
+        within = (x.sum() - x.trace()) / (n * (n - 1)) + (y.sum() - y.trace()) / (m * (m - 1))
+        return float(within - 2 * z.mean())
+
+    scale = float(((a @ a.T / 9 + 1) ** 3).mean())
+    assert distances.kernel(a, b, seed=1) == pytest.approx(of_all(a, b), abs=0.02 * scale)
+    settings = {"kid_subsets": 1, "kid_subset_size": 80, "verbose": False}
+    theirs = kid_features_to_metric(a, b[:80], **settings)["kernel_inception_distance_mean"]
+    assert theirs == pytest.approx(of_all(a, b[:80]), rel=1e-6)
 
 
 def test_figures_grow_with_the_harm(measured, smooth) -> None:

@@ -44,7 +44,7 @@ def drawn(n: int, size: int, seed: int) -> Tensor:
     return torch.randn(n, size, generator=torch.Generator().manual_seed(seed)).relu()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     n=st.integers(5, 80), m=st.integers(5, 80), size=st.integers(2, 40), seed=st.integers(0, 2**31)
 )
@@ -83,7 +83,7 @@ def test_of_nearly_the_same(change: float) -> None:
     assert frechet(a, b) == pytest.approx(by_scipy(a, b), rel=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(n=st.integers(2, 30), size=st.integers(1, 30), seed=st.integers(0, 2**31))
 def test_is_0_for_the_same_images_in_any_order_and_never_below(
     n: int, size: int, seed: int

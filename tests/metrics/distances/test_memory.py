@@ -21,7 +21,7 @@ def normal(n: int, shift: float = 0.0, seed: int = 0) -> Tensor:
     return (torch.randn(n, generator=torch.Generator().manual_seed(seed)) + shift).double()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @drawing(
     m=st.integers(3, 40),
     n=st.integers(3, 40),

@@ -28,6 +28,9 @@ class Detection(Measure):
     below a tenth of their fair weight), `detection_rounds_until_silenced` (for good) and
     `detection_rounds_until_first_silenced`, each only where there is one; the details are those of
     `detection`, round by round too. It looks at no images; without a run it finds nothing.
+
+    >>> Detection().name
+    'detection'
     """
 
     name: ClassVar[str] = "detection"
@@ -99,7 +102,7 @@ def detection(rows: Iterable[Row], *, by_round: bool = False) -> dict[str, Any]:
             suppressed, malicious, status, weight and fair_weight. Tables of before there were fair
             weights have the counts and rates only.
 
-    Cost: 0.3 s for 100 rounds of 100 clients, by round too.
+    Cost: 0.3 s for 100 rounds of 100 clients, by round too, and some 3 MB.
 
     >>> row = {"round": 1, "status": "ok", "suppressed": False, "fair_weight": 0.5}
     >>> bad = {"client": 0, "malicious": True, "flagged": True, "score": 2.0, "weight": 0.0}

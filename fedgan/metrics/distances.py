@@ -50,8 +50,9 @@ def frechet(a: Tensor, b: Tensor) -> float:
 def kernel(a: Tensor, b: Tensor, seed: int) -> float:
     """Unbiased squared maximum mean discrepancy of features [n, F] and [m, F], mean over subsets.
 
-    The kernel is (x.y / F + 1)^3; the subsets are drawn by `seed`. It may fall below 0. Takes 1.2 s
-    of one core at 1000 images and 1280 features.
+    The kernel is (x.y / F + 1)^3; the subsets are drawn by `seed`. It may fall below 0. Takes 1.3 s
+    of one core at 1000 images and 1280 features, and 1.5 s at 5000; memory is that of both in
+    float64, twice.
 
     Source: Binkowski et al. (ICLR 2018); torchmetrics' `KernelInceptionDistance`, in float64.
 
@@ -77,6 +78,7 @@ def kernel(a: Tensor, b: Tensor, seed: int) -> float:
 
 def inception_score(logits: Tensor, seed: int) -> float:
     """exp E KL(p(y|x) || p(y)) of the softmax of logits [n, L], mean over splits drawn by `seed`.
+    Takes 0.04 s of one core at 1000 images and 1000 logits; memory is that of these, twice.
 
     Source: Salimans et al. (NIPS 2016); torchmetrics' `InceptionScore`, in float64.
 

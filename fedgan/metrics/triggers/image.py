@@ -56,7 +56,7 @@ class ImagePresence(Detector):
 
     Filters are made on the first half of the images, medians, standard deviations and threshold set
     on the third quarter, and `auroc`, `false_alarm`, `hit_rate` and `faint_hit_rate` measured on
-    the last. Making it takes 0.5 to 2 s of one core at 4000 gray images of 32 x 32 and 32
+    the last. Making it takes 1 to 3 s of one core at 4000 gray images of 32 x 32 and 32
     counterfeits of 64 images each, up to 4 s at coloured ones, and some 4 bytes per image and
     feature; scoring 1000 images, 0.2 s.
 

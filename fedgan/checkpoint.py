@@ -124,9 +124,10 @@ class Checkpoints:
         raise UserError(f"{self.folder}: no checkpoint yet")
 
     def find(self, name: str | Path | None) -> tuple[Path, list[str]]:
-        """A checkpoint by its path, its folder's name, `best` or `newest`, which None stands for.
+        """A checkpoint by its path, its folder's name, its round, `best` or `newest`, which None
+        stands for.
 
-        Raises `UserError` where it is missing or damaged.
+        Raises `UserError` where it is missing, with the rounds that there are, or damaged.
         """
         if name is None or str(name) == "newest":
             return self.newest()
@@ -138,8 +139,13 @@ class Checkpoints:
             name = f"round_{best['round']:04d}"
         else:
             damaged = []
+        if str(name).isdecimal() and not Path(name).is_dir():
+            name = f"round_{int(str(name)):04d}"
         inside = self.folder / name
         path = inside if inside.is_dir() else Path(name)
+        if not path.is_dir():
+            kept = ", ".join(str(round_of(one)) for one in self.all()) or "none"
+            raise UserError(f"checkpoint {name}: no such folder; rounds kept in this run: {kept}")
         line = damage(path)
         if line is not None:
             raise UserError(line)

@@ -193,8 +193,9 @@ def test_all_damaged_or_none_at_all(tmp_path):
         damage(save(tmp_path, round) / "server.pt", "cut short")
     with pytest.raises(UserError, match=r"(?s)round_0002.*round_0001"):
         checkpoints.newest()
-    with pytest.raises(UserError, match="no such folder"):
-        checkpoints.find("round_0009")
+    with pytest.raises(UserError, match=r"round_0009: .* rounds kept in this run: 1, 2"):
+        checkpoints.find("9")
+    assert checkpoints.find(save(tmp_path, 3))[0] == checkpoints.find("3")[0]
 
 
 class Code:

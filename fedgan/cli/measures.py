@@ -47,7 +47,7 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     evaluate.add_argument("run_dir", nargs="*", help="one run, or those of several seeds")
-    evaluate.add_argument("--checkpoint", help="newest (the default), best, or a folder")
+    evaluate.add_argument("--checkpoint", help="newest (the default), best, a round, or a folder")
     evaluate.add_argument("--samples", type=int, help="images to generate")
     evaluate.add_argument(
         "--encoder", help="efficientnet-lite0, domain or inception; several with commas between"
@@ -79,7 +79,7 @@ def add(commands: Any) -> None:
     generate.add_argument(
         "--rebalance", action="store_true", help="what smaller classes lack to the largest"
     )
-    generate.add_argument("--checkpoint", help="newest (the default), best, or a folder")
+    generate.add_argument("--checkpoint", help="newest (the default), best, a round, or a folder")
     generate.set_defaults(action=_generate)
     _add_detect(commands)
 

@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
         epilog="Of the config, --cluster.*, --evaluate.* and --tracking.* can be changed.",
     )
     resume.add_argument("run_dir")
-    resume.add_argument("--checkpoint", help="newest (the default), best, or a folder")
+    resume.add_argument("--checkpoint", help="newest (the default), best, a round, or a folder")
     resume.set_defaults(takes_overrides=True, action=_resume)
 
     slurm = commands.add_parser(

@@ -102,7 +102,7 @@ def test_figures_follow_the_harm(room, given, harm: str) -> None:
         | measures[1].measure(scene, given(harmed, labels)).figures
         for harmed in (change(images, level) for level in levels)
     ]
-    # kd_domain did not: a patch in some of the radiographs is nothing to an encoder of their classes
+    # kd_domain did not: a patch in some radiographs is nothing to an encoder of their classes
     for name in ("fd_domain", "fd_edges", "kd_edges", "kd_edges_worst_class"):
         values = [figures[name] for figures in found]
         assert all(before < after for before, after in pairwise(values)), (name, values)

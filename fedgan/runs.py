@@ -76,11 +76,7 @@ class Run:
         counts), that stands alone: figures of two ways never stand side by side. Figures that are
         not finite are left out.
         """
-        own = self.summary["figures"]
-        found = own
-        if self._measured_again():
-            alike = _way(self.evaluation) == _way(self.summary)
-            found = {**(own if alike else {}), **self.evaluation["figures"]}
+        found = self._newest("figures")
         return {k: float(v) for k, v in found.items() if v is not None and math.isfinite(v)}
 
     @property
@@ -93,11 +89,7 @@ class Run:
     @property
     def details(self) -> dict[str, dict[str, Any]]:
         """What each measure tells beside `figures`, by the measure's name."""
-        own: dict[str, dict[str, Any]] = self.summary.get("details", {})
-        if not self._measured_again():
-            return own
-        alike = _way(self.evaluation) == _way(self.summary)
-        return {**(own if alike else {}), **self.evaluation.get("details", {})}
+        return self._newest("details")
 
     @property
     def pictures(self) -> dict[str, list[Path]]:
@@ -108,6 +100,14 @@ class Run:
             return {}
         found = {name: [self.path / file for file in files] for name, files in drawn.items()}
         return {name: [one for one in files if one.is_file()] for name, files in found.items()}
+
+    def _newest(self, key: str) -> dict[str, Any]:
+        """The run's own and what was measured since; the latter alone where it was otherwise."""
+        own: dict[str, Any] = self.summary.get(key, {})
+        if not self._measured_again():
+            return own
+        alike = _way(self.evaluation) == _way(self.summary)
+        return {**(own if alike else {}), **self.evaluation.get(key, {})}
 
     def _measured_again(self) -> bool:
         sha = self.evaluation.get("generator_sha256")

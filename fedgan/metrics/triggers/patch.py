@@ -35,8 +35,8 @@ the same. On other grounds it makes false alarms: on chest X-rays in 5 % of the 
 unpoisoned generator after six rounds, and in none without it."""
 FLAT = 2.0
 """Gray levels that a flat ground varies, at most: the standard deviation under a patch and a pixel
-around it, of the median real image. Corners of brain slices have 0.0 to 0.1, of blood cells 4.5, of
-chest X-rays 16."""
+around it, of the median real image. Under 3 x 3 pixels in the corner of brain slices it is 0.0, of
+blood cells 5.4, of chest X-rays 21."""
 
 
 class TriggerPresence(Detector):

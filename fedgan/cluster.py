@@ -33,7 +33,7 @@ from fedgan.fabric import (
     without_fabric_run,
 )
 from fedgan.launcher import find_launch
-from fedgan.lifeline import Failure, Lifeline, print_last_words
+from fedgan.lifeline import AT_ONCE, Failure, Lifeline, print_last_words
 from fedgan.meeting import Meeting
 from fedgan.numerics import numerics
 from fedgan.settings import Cluster as Settings
@@ -147,7 +147,7 @@ class Cluster:
         """What to raise for forked ranks that left no word."""
         rank, code = getattr(end, "error_index", 0), getattr(end, "exit_code", 1)
         if code == 128 + signal.SIGINT:
-            return Interrupted(signal.SIGINT, "stopped at once")
+            return AT_ONCE.error(self.launched.world, self.hint())
         if isinstance(end, ProcessRaisedException):  # while the ranks were set up
             details = str(end).strip().partition("\n")[2]
             failure = Failure("error", rank, _last_of(details), details)
@@ -190,7 +190,11 @@ class Cluster:
             if self._lifeline is not None:
                 self._lifeline.pass_on(signum)
 
-        with stops_noted(heard):
+        def leaving() -> None:
+            if self._lifeline is not None:
+                self._lifeline.leave_at_once()
+
+        with stops_noted(heard, leaving):
             yield
 
     @property

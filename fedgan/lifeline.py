@@ -76,6 +76,10 @@ class Failure:
         return {"input": 2, "signal": 128 + self.signum}.get(self.kind, 1)
 
 
+AT_ONCE = Failure("signal", 0, "stopped at once", signum=signal.SIGINT)
+"""A second Ctrl-C."""
+
+
 class Lifeline:
     """A star of connections with rank 0 in the middle.
 
@@ -158,6 +162,14 @@ class Lifeline:
     def pass_on(self, signum: int) -> None:
         """Tells all other ranks of a stop signal."""
         self._send({"signum": signum})
+
+    def leave_at_once(self) -> None:
+        """Tells all other ranks that a second Ctrl-C is about to end this one.
+
+        They may take it for the first one still, whose clocks began later, and would call this rank
+        killed.
+        """
+        self._send({"failure": asdict(replace(AT_ONCE, rank=self.rank))})
 
     def close(self) -> None:
         """Leaves in order. After a failure the others let rank 0 have the last word."""

@@ -21,9 +21,11 @@ SAME_PRESS = 1.0
 
 
 @contextmanager
-def stops_noted(heard: Callable[[int], None]) -> Iterator[None]:
+def stops_noted(
+    heard: Callable[[int], None], leaving: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Calls `heard(signum)` on the first stop signal, from a thread of its own, whatever the main
-    thread is doing; a second Ctrl-C ends the process at once, with code 130.
+    thread is doing; a second Ctrl-C ends the process at once, with code 130, after `leaving()`.
 
     Python's own handlers run in the main thread only, and not before a collective returns. Outside
     the main thread, where handlers cannot be set, it does nothing.
@@ -35,7 +37,7 @@ def stops_noted(heard: Callable[[int], None]) -> Iterator[None]:
     os.set_blocking(mouth, False)
     before = {number: signal.signal(number, _nothing) for number in STOPS}
     older = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
-    listener = threading.Thread(target=_listen, args=(ear, heard), daemon=True)
+    listener = threading.Thread(target=_listen, args=(ear, heard, leaving), daemon=True)
     listener.start()
     try:
         yield
@@ -80,7 +82,7 @@ def _nothing(number: int, frame: Any) -> None:
     """The wake-up pipe has told the listener already."""
 
 
-def _listen(ear: int, heard: Callable[[int], None]) -> None:
+def _listen(ear: int, heard: Callable[[int], None], leaving: Callable[[], None]) -> None:
     first = 0.0
     while numbers := os.read(ear, 64):
         for number in numbers:
@@ -90,6 +92,7 @@ def _listen(ear: int, heard: Callable[[int], None]) -> None:
                 first = time.monotonic()
                 heard(number)
             elif number == signal.SIGINT and time.monotonic() - first > SAME_PRESS:
+                leaving()
                 show_cursor()
                 os._exit(128 + signal.SIGINT)
 

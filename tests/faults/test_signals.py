@@ -123,6 +123,33 @@ def test_a_second_ctrl_c_ends_a_hanging_client_at_once(start, tmp_path, write_co
     assert "Traceback" not in child.says()
 
 
+def test_a_second_ctrl_c_that_another_rank_takes_for_the_first(start, tmp_path, write_config):
+    """The clock of the first began later there: it must not call this rank killed."""
+    hangs = tmp_path / "hangs"
+
+    def hang():
+        import torch.distributed as dist
+
+        from fedgan.client import ClientGAN
+
+        def sleep(*_):
+            if dist.get_rank() == 1:  # rank 0 waits for it in a collective
+                hangs.write_text(str(os.getpid()))
+                time.sleep(600)
+
+        ClientGAN.training_step = sleep
+
+    words = ("train", write_config(tmp_path / "run", SHORT), "--cluster.devices=2")
+    child = start(*words, before=hang)
+    child.wait_for(lambda: hangs.exists() and hangs.read_text())
+    pid = int(hangs.read_text())
+    while pid in child.processes():
+        os.kill(pid, signal.SIGINT)
+        time.sleep(1.5)
+    assert child.end() == 130, child.says()
+    assert "fedgan: stopped at once" in child.says()
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_is_killed(start, tmp_path, write_config, rank, record_property):
     folder = tmp_path / "run"

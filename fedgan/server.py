@@ -23,7 +23,7 @@ class Sampler:
 
     def __init__(self, generator: Generator, shape: ImageShape, *, multi_label: bool) -> None:
         self._generator = generator
-        self._size = sum(tensor.numel() for tensor in shared_tensors(generator))
+        self.size = sum(tensor.numel() for tensor in shared_tensors(generator))
         self.latent_dim = generator.latent_dim
         self.classes = shape.classes
         self.multi_label = multi_label
@@ -31,7 +31,7 @@ class Sampler:
 
     @torch.no_grad()
     def __call__(self, parameters: Tensor, latents: Tensor, labels: Tensor) -> Tensor:
-        unflatten(parameters[: self._size], self._generator)
+        unflatten(parameters[: self.size], self._generator)
         images: Tensor = self._generator(latents, labels)
         return images.float()
 

@@ -145,6 +145,14 @@ def scores_of_losses(deviations: Tensor, believed: Sequence[int]) -> Tensor:
 
 
 def _apart(strengths: Tensor, known: Tensor, believed: Sequence[int] | None) -> Tensor:
+    excess, width, half = about_the_half(strengths, believed)
+    spread = torch.maximum(known.double(), width) * math.sqrt(1 + 1 / half)
+    return (excess / spread).amax(1)
+
+
+def about_the_half(strengths: Tensor, believed: Sequence[int] | None) -> tuple[Tensor, Tensor, int]:
+    """Logarithms of strengths [n, k] less the mean of the shortest half, [n, k]; the half's width
+    as a standard deviation, [k]; and how many clients it has."""
     logs = strengths.double().clamp(min=torch.finfo(torch.float64).tiny).log()
     ordered = (logs if believed is None else logs[list(believed)]).sort(0).values
     half = len(ordered) // 2 + 1
@@ -153,8 +161,7 @@ def _apart(strengths: Tensor, known: Tensor, believed: Sequence[int] | None) -> 
     inside = start + torch.arange(half)[:, None]
     middle = ordered.gather(0, inside).mean(0)
     width = widths.gather(0, start[None])[0] / (2 * QUARTILE)
-    spread = torch.maximum(known.double(), width) * math.sqrt(1 + 1 / half)
-    return ((logs - middle) / spread).amax(1)
+    return logs - middle, width, half
 
 
 def p_values(scores: Tensor, witnesses: int) -> Tensor:

@@ -33,12 +33,14 @@ class Sampler(Protocol):
         classes: K.
         multi_label: whether labels are float [m, K] instead of int64 [m].
         image: C, H, W.
+        size: how many of the P are the generator's; they are the first.
     """
 
     latent_dim: int
     classes: int
     multi_label: bool
     image: tuple[int, int, int]
+    size: int
 
     def __call__(self, parameters: Tensor, latents: Tensor, labels: Tensor) -> Tensor:
         """Latents [m, Z] and labels to images [m, C, H, W] in [-1, 1], without gradients."""

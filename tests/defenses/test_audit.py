@@ -24,6 +24,7 @@ class Painter:
     """A generator whose parameters are the image that it adds to a noisy blob, class by class."""
 
     latent_dim, classes, multi_label, image = 4, CLASSES, False, (1, SIZE, SIZE)
+    size = CLASSES * PIXELS
 
     def __call__(self, parameters, latents, labels):
         y, x = torch.meshgrid(*[torch.linspace(-1, 1, SIZE)] * 2, indexing="ij")

@@ -12,7 +12,7 @@ from fedgan.attacks.hiding import Hiding
 from fedgan.checkpoint import Checkpoints
 from fedgan.client import ClientGAN
 from fedgan.clients import ClientPool
-from fedgan.cluster import Cluster, place
+from fedgan.cluster import Cluster
 from fedgan.data.base import Split
 from fedgan.data.device import ClientImages, images_in_round, upload
 from fedgan.evaluation import Examiner
@@ -24,6 +24,7 @@ from fedgan.plan import Plan
 from fedgan.probe import Probe
 from fedgan.seeding import derive, torch_generator
 from fedgan.server import Sampler, Server
+from fedgan.shards import place
 from fedgan.tracking.base import Observer
 
 

@@ -12,7 +12,7 @@ import re
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -384,18 +384,3 @@ def _mendable(error: BaseException) -> BaseException:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return UserError(f"cannot write {error.filename or 'output'}: {error.strerror}")
     return error
-
-
-def place(work: Sequence[int], world: int) -> list[int]:
-    """The rank of each client: most work first, each to the rank with the least to do so far.
-
-    >>> place([10, 40, 10, 20], 2)
-    [1, 0, 1, 1]
-    """
-    load = [0] * world
-    owners = [0] * len(work)
-    for client in sorted(range(len(work)), key=lambda i: (-work[i], i)):
-        rank = min(range(world), key=lambda r: (load[r], r))
-        owners[client] = rank
-        load[rank] += work[client]
-    return owners

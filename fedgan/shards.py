@@ -12,7 +12,7 @@ what, and vectorised kernels round the last columns of a block differently.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -166,3 +166,18 @@ def world() -> int:
 
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def place(work: Sequence[int], world: int) -> list[int]:
+    """The rank of each client: most work first, each to the rank with the least to do so far.
+
+    >>> place([10, 40, 10, 20], 2)
+    [1, 0, 1, 1]
+    """
+    load = [0] * world
+    owners = [0] * len(work)
+    for client in sorted(range(len(work)), key=lambda i: (-work[i], i)):
+        rank = min(range(world), key=lambda r: (load[r], r))
+        owners[client] = rank
+        load[rank] += work[client]
+    return owners

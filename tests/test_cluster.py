@@ -12,8 +12,9 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgan.cluster import Cluster, place
+from fedgan.cluster import Cluster
 from fedgan.errors import UserError
+from fedgan.shards import place
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

@@ -14,6 +14,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,7 @@ class Timed:
         aggregate = verdict.joined(updates)
         self.plain.append(middle - started)
         self.seconds.append(time.perf_counter() - middle)
-        return type(verdict)(
-            verdict.weights, verdict.scores, verdict.flagged, verdict.acted, aggregate
-        )
+        return replace(verdict, aggregate=aggregate, correction=None)
 
 
 def measure(cluster: Cluster, plan: Plan, rounds: int) -> tuple[float, float, float]:

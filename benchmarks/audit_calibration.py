@@ -31,6 +31,7 @@ from torch import Tensor
 from fedgan import config
 from fedgan.assembly import assemble
 from fedgan.cluster import Cluster
+from fedgan.defenses._inspection import Inspection
 from fedgan.defenses._suspicion import SPREADS, Standing, about_the_half
 from fedgan.defenses.audit import YOUNG, Audit
 from fedgan.defenses.base import Defense, ServerMeans, Verdict
@@ -103,18 +104,19 @@ class Recorder(Audit):
         self.rounds: list[dict[str, Any]] = []
 
     def judge(
-        self, updates: UpdateMatrix, reports: Sequence[Report], seen: Look, server: ServerMeans
+        self,
+        updates: UpdateMatrix,
+        reports: Sequence[Report],
+        seen: Inspection,
+        server: ServerMeans,
     ) -> Verdict:
-        assert server.sampler is not None
-        generator = server.sampler.size
-        norms = [updates.part(0, generator).norms(), updates.part(generator, updates.size).norms()]
         self.rounds.append(
             {
                 "clients": updates.clients,
                 "weights": updates.weights,
-                "norms": torch.stack(norms, 1).float(),
+                "norms": seen.norms,
                 "losses": [(one.d_loss, one.g_loss) for one in reports],
-                "seen": tuple(seen),
+                "seen": [tuple(look) for look in seen.looks],
             }
         )
         return self.rule(updates, reports, server)
@@ -169,11 +171,15 @@ class Watched(Audit):
         self.seen: list[tuple[Tensor, list[int], Tensor]] = []
 
     def _scores(
-        self, standings: Sequence[Standing], strengths: Tensor, believed: Sequence[int]
+        self,
+        standings: Sequence[Standing],
+        strengths: Tensor,
+        spreads: Tensor,
+        believed: Sequence[int],
     ) -> Tensor:
         rounds = torch.tensor([one.rounds for one in standings])
         self.seen.append((strengths, list(believed), rounds))
-        return super()._scores(standings, strengths, believed)
+        return super()._scores(standings, strengths, spreads, believed)
 
 
 def judged(record: dict[str, Any], audit: Audit) -> list[dict[str, Any]]:
@@ -181,13 +187,14 @@ def judged(record: dict[str, Any], audit: Audit) -> list[dict[str, Any]]:
     rows = []
     for round, one in enumerate(record["rounds"], 1):
         n = len(one["clients"])
-        updates = UpdateMatrix(one["norms"], one["clients"], (0,) * n, one["weights"])
+        updates = UpdateMatrix(torch.zeros(n, 1), one["clients"], (0,) * n, one["weights"])
         reports = [
             Report(client, 1, 1, *losses, *losses)
             for client, losses in zip(one["clients"], one["losses"], strict=True)
         ]
-        server = ServerMeans(round, torch.zeros(one["norms"].shape[1]))
-        verdict = audit.judge(updates, reports, Look(*one["seen"]), server)
+        server = ServerMeans(round, torch.zeros(1))
+        seen = Inspection([Look(*parts) for parts in one["seen"]], one["norms"])
+        verdict = audit.judge(updates, reports, seen, server)
         for i, client in enumerate(one["clients"]):
             weight, fair = float(verdict.weights[i]), float(one["weights"][i])
             rows.append(
@@ -210,7 +217,7 @@ def needed(seen: list[tuple[Tensor, list[int], Tensor]]) -> Tensor:
     """The spreads that 99 % of the client-rounds after the first would need, [witnesses, 2]."""
     found = []
     for strengths, believed, rounds in seen:
-        excess, width, half = about_the_half(strengths.flatten(1), believed)
+        excess, width, half = about_the_half(strengths, believed)
         young = 1 + YOUNG / rounds.double() ** 2
         spread = excess / (ONE_PERCENT * math.sqrt(1 + 1 / half) * young[:, None])
         found.append(torch.where(spread > width, spread, 0.0)[rounds > 1])
@@ -219,7 +226,8 @@ def needed(seen: list[tuple[Tensor, list[int], Tensor]]) -> Tensor:
 
 def judge(folder: Path, fit: Sequence[int]) -> None:
     heads = ("federation", "seeds", "client-rounds", "flagged", "with losses", "attackers", "AUROC")
-    table, spreads = Table(*heads), torch.zeros(len(SPREADS), 2)
+    table = Table(*heads)
+    spreads = {network: torch.zeros(len(own), 2) for network, own in SPREADS.items()}
     for name, words in federations():
         for kind, wanted in (("fit", True), ("other", False)):
             paths = [path for path in _records(folder, name) if (_seed(path) in fit) == wanted]
@@ -232,12 +240,15 @@ def judge(folder: Path, fit: Sequence[int]) -> None:
                 plain.append(detection(judged(record, audit)))
                 losses.append(detection(judged(record, Audit(losses=True))))
                 if wanted and words == FEDERATIONS.get(name):
-                    own = needed(audit.seen)
-                    spreads[: len(own)] = spreads[: len(own)].maximum(own)
+                    found = needed(audit.seen).chunk(len(record["rounds"][0]["seen"]))
+                    for network, own in zip(SPREADS, found, strict=False):
+                        spreads[network][: len(own)] = spreads[network][: len(own)].maximum(own)
             table.add_row(name, f"{len(paths)} {kind}", *_cells(plain, losses))
     Console(width=140).print(table)
-    for name, (largest, rms) in zip(SPREADS, spreads.tolist(), strict=True):
-        print(f'    "{name}": ({largest:.2f}, {rms:.2f}),')
+    for network, own in spreads.items():
+        print(network)
+        for name, (largest, rms) in zip(SPREADS[network], own.tolist(), strict=True):
+            print(f'    "{name}": ({largest:.2f}, {rms:.2f}),')
 
 
 def _cells(plain: list[dict[str, Any]], losses: list[dict[str, Any]]) -> list[str]:

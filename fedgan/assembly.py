@@ -23,7 +23,7 @@ from fedgan.models.base import Generator
 from fedgan.plan import Plan
 from fedgan.probe import Probe
 from fedgan.seeding import derive, torch_generator
-from fedgan.server import Sampler, Server
+from fedgan.server import Critic, Sampler, Server
 from fedgan.shards import place
 from fedgan.tracking.base import Observer
 
@@ -68,13 +68,15 @@ def assemble(
         fewest=plan.defense.fewest(),
         probe=critic_probe(plan, cluster.device),
     )
+    sampler = Sampler(server.generator, plan.shape, multi_label=plan.dataset.multi_label)
     return Federation(
         cluster=cluster,
         settings=settings,
         server=server,
         pool=pool,
         defense=plan.defense,
-        sampler=Sampler(server.generator, plan.shape, multi_label=plan.dataset.multi_label),
+        sampler=sampler,
+        critic=Critic(discriminator, sampler.size) if share_both else None,
         watch=watch,
         final=final,
         grid=grid_latents(plan, generator.latent_dim, cluster.device),

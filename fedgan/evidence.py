@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ AMPLITUDE_FLOOR = 0.02
 """Of what a place varies by, in images in [-1, 1]; 2.5 gray levels: less is nothing to see."""
 DEPENDENT = 1e-9
 """Of the largest singular value: one below is rounding."""
+CPU = torch.device("cpu")
 SMALLEST = max(SCALES) * max(SIZES)
 """Side of the smallest images that have all textures, in pixels."""
 MOST_GROUPS = 10
@@ -146,7 +148,7 @@ def textures(images: Tensor) -> Tensor:
     for scale in SCALES:
         small = F.avg_pool2d(planes, scale) if scale > 1 else planes
         for size in SIZES:
-            response = F.conv2d(small, _filters(size).to(small)).abs().flatten(2)
+            response = F.conv2d(small, _filters(size, small.device)).abs().flatten(2)
             found += [response.mean(2), (response**4).mean(2) ** 0.25, response.amax(2)]
     return torch.cat(found, 1).view(count, channels, -1).mean(1)
 
@@ -223,13 +225,15 @@ def filter_of(feature: int) -> Tensor:
     raise IndexError("there are fewer textures")
 
 
-def _filters(size: int) -> Tensor:
-    """The cosine filters of a side, without the constant one: [size^2 - 1, 1, size, size]."""
+@cache
+def _filters(size: int, device: torch.device = CPU) -> Tensor:
+    """The cosine filters of a side, without the constant one: [size^2 - 1, 1, size, size]. Kept, as
+    a copy to the device in every step of a client that hides would wait for it."""
     at = torch.arange(size, dtype=torch.float64)
     waves = torch.cos(math.pi / size * (at + 0.5) * at[:, None])
     waves = waves / waves.norm(dim=1, keepdim=True)
     pairs = torch.einsum("ui,vj->uvij", waves, waves).reshape(-1, 1, size, size)
-    return pairs[1:].float()
+    return pairs[1:].float().to(device)
 
 
 def _features() -> int:

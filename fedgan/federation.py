@@ -19,7 +19,7 @@ from fedgan.defenses.base import Defense, ServerMeans
 from fedgan.errors import Interrupted, UserError
 from fedgan.evaluation import Evaluation, Examiner
 from fedgan.generated import generate
-from fedgan.server import Sampler, Server
+from fedgan.server import Critic, Sampler, Server
 from fedgan.settings import Experiment
 from fedgan.signals import stop_name
 from fedgan.tracking.base import Observer, RoundRecord
@@ -38,6 +38,7 @@ class Federation:
         pool: the clients.
         defense: the rule; the same on every rank.
         sampler: runs an uploaded model as a generator, for the defence.
+        critic: likewise as a discriminator; None where those stay at home.
         watch: measures the generator on the way.
         final: measures it at the end.
         grid: latents and labels [rows, columns, ...] of the picture of samples.
@@ -55,6 +56,7 @@ class Federation:
     pool: ClientPool
     defense: Defense
     sampler: Sampler
+    critic: Critic | None
     watch: Examiner
     final: Examiner
     grid: tuple[Tensor, Tensor]
@@ -99,7 +101,9 @@ class Federation:
         # The simulation's, of the clients as they are before the next round.
         critic_bias = self.pool.critic_bias(training.sound, round)
 
-        means = ServerMeans(round, self.server.parameters, self.settings.seed, self.sampler)
+        means = ServerMeans(
+            *(round, self.server.parameters, self.settings.seed), self.sampler, self.critic
+        )
         verdict = self.defense(training.updates, training.sound, means)
         aggregate = verdict.joined(training.updates)
         # What is taken out of the global model is not to stay in its average.

@@ -36,6 +36,27 @@ class Sampler:
         return images.float()
 
 
+class Critic:
+    """Runs a vector of shared parameters as a discriminator, for a defence
+    (`defenses.base.Critic`).
+
+    Args:
+        discriminator: the network, whose own parameters are overwritten.
+        start: where its parameters begin among the shared ones.
+    """
+
+    def __init__(self, discriminator: nn.Module, start: int) -> None:
+        self._discriminator = discriminator.eval().requires_grad_(False)
+        self._start = start
+
+    @torch.enable_grad()
+    def __call__(self, parameters: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        unflatten(parameters[self._start :], self._discriminator)
+        images = images.detach().requires_grad_()
+        (found,) = torch.autograd.grad(self._discriminator(images, labels).sum(), images)
+        return found.float()
+
+
 class Server:
     """Holds the shared parameters as one vector [P], the generator's first.
 

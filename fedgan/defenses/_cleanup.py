@@ -13,13 +13,17 @@ from fedgan.updates import UpdateMatrix
 Way = Literal["rollback", "remove", "none"]
 
 
+LEAD = 2
+"""Rounds by which harm comes before the first alarm: evidence has to add up, in several rounds."""
+
+
 class Cleanup:
     """Remembers as much as it takes to undo the doings of a client that is excluded later.
 
     Args:
-        way: `rollback` goes back to the global model before the first round, from its first alarm
-            that counts on, in which the client counted for anything; `remove` takes off what its
-            updates since then were weighed by; `none` trains on.
+        way: `rollback` goes back to the global model before the first round in which the client
+            counted for anything, of those since `LEAD` rounds before its first alarm that counts;
+            `remove` takes off what its updates since that alarm were weighed by; `none` trains on.
         memory: rounds whose models are kept: what was put in before these stays.
     """
 
@@ -45,8 +49,9 @@ class Cleanup:
         if self.way == "rollback":
             theirs = [
                 kept
+                for client, since in newly.items()
                 for kept, clients in self.counted.items()
-                if any(client in clients and kept >= since for client, since in newly.items())
+                if client in clients and kept >= since - LEAD
             ]
             if not theirs:
                 return None

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedgan.defenses._suspicion import SPREADS, Standing
+from fedgan.defenses._suspicion import NETWORKS, SPREADS, Standing
 from fedgan.defenses.base import Exhibit
 from fedgan.evidence import bands, filter_of
 from fedgan.images import to_uint8
 
 CLOSE = 4
-"""Pixels that are cut out to each side of the strongest one."""
+"""Pixels that are cut out to each side of the strongest one, at least."""
+MARGIN = 2
 FULL = 160
 """Pixels of a part's side, at most, unless the image has more."""
 GAP = 8
@@ -27,28 +30,58 @@ def exhibit(client: int, standing: Standing, ratios: Tensor, images: Tensor) -> 
     Args:
         client: its number.
         standing: what is known of it.
-        ratios: [w] of its evidence to the median client's, by witness.
+        ratios: [w, 2] of its evidence to the median client's: the witnesses of the generator, and
+            those of the critic where there is one; the largest entry and the root mean square.
         images: mean images of its generator in this round, [groups, C, H, W] in [-1, 1].
 
-    The picture has to the left what its images have that the others' have not, accumulated, gray
-    where there is no difference: of the mean image, or of how much each place varies, or the
-    pattern that is more, or less, frequent wherever it is; to the right its mean image, about the
-    strongest pixel where there is one. Each is enlarged by a whole factor.
+    The picture has to the left what its networks have that the others' have not, accumulated, gray
+    where there is no difference: what its images have in the mean, or how much a place of them
+    varies, or what its discriminator asks of images, or the pattern that is more, or less, frequent
+    wherever it is. To the right that place is cut out: of its mean image, or of what is asked for.
+    Each is enlarged by a whole factor.
     """
-    by_name = dict(zip(SPREADS, ratios.tolist(), strict=False))
-    of_map, of_amplitude, of_texture = (
-        max(ratio for name, ratio in by_name.items() if kind in name)
-        for kind in ("map", "amplitude", "texture")
-    )
-    if (times := max(of_map, of_amplitude)) < PLACED:
-        what, left, right = _texture(standing.textures, images)
-        times = of_texture
-    elif of_amplitude > 1.5 * of_map:
-        what, left, right = _placed(standing.amplitudes, images, "in some images, something")
+    found = _strongest(ratios, len(standing.evidence))
+    told = standing.evidence[NETWORKS.index(found.network)].total
+    whose = "its discriminator asks for " if found.network == "critic" else ""
+    if found.kind == "texture":
+        what, left, right = _texture(told.textures, images)
+    elif found.kind == "amplitude":
+        what, left, right = _placed(told.amplitudes, images, "in some images, something")
+    elif found.kind == "map":
+        maps = bands(told.maps).sum(1)
+        what, left, right = _placed(maps, maps if whose else images, "a pattern")
     else:
-        what, left, right = _placed(bands(standing.maps).sum(1), images, "a pattern")
-    words = f"{what}, {times:.1f} times the usual, since round {standing.since}"
+        what, left, right = (
+            "other details all over",
+            _contrast(bands(told.maps).sum(1)[0]),
+            images[0],
+        )
+    words = f"{whose}{what}, {found.times:.1f} times the usual, since round {standing.since}"
     return Exhibit(client, f"client {client}: {words}", _beside(_enlarged(left), _enlarged(right)))
+
+
+@dataclass(frozen=True)
+class _Strongest:
+    network: str
+    kind: str
+    """`map`, `amplitude`, `texture`, or `all over` where there is nothing at one place."""
+    times: float
+
+
+def _strongest(ratios: Tensor, networks: int) -> _Strongest:
+    """What a client differs by most. Something at a place comes before a texture, which is at none
+    and cannot be shown where it is."""
+    placed, other = [], []
+    for network, own in zip(NETWORKS, ratios.chunk(networks), strict=False):
+        for name, (largest, rms) in zip(SPREADS[network], own.tolist(), strict=False):
+            kind = next(kind for kind in ("map", "amplitude", "texture") if kind in name)
+            if kind == "texture":
+                other.append(_Strongest(network, kind, max(largest, rms)))
+            else:
+                placed.append(_Strongest(network, kind, largest))
+                other.append(_Strongest(network, "all over", rms))
+    best = max(placed, key=lambda one: one.times)
+    return best if best.times >= PLACED else max(other, key=lambda one: one.times)
 
 
 def broken(client: int, image: Tensor) -> Exhibit:
@@ -61,44 +94,65 @@ def broken(client: int, image: Tensor) -> Exhibit:
 
 def _placed(maps: Tensor, images: Tensor, what: str) -> tuple[str, Tensor, Tensor]:
     """Of maps [groups, k, H, W]: the words, the map where it is strongest, and what is there."""
-    group = _group(maps.abs().flatten(1).amax(1))
-    peak = maps[group].abs().amax(0)
-    row, column = divmod(int(peak.argmax()), peak.shape[1])
-    height, width = peak.shape
-    top, left = (
-        min(max(row - CLOSE, 0), height - 2 * CLOSE),
-        min(max(column - CLOSE, 0), width - 2 * CLOSE),
-    )
-    cut = images[group][:, top : top + 2 * CLOSE, left : left + 2 * CLOSE]
+    peaks = maps.abs().flatten(1).amax(1)
+    among = _groups(peaks)
+    group = 0 if not among else 1 + int(peaks[1:].argmax())
+    strength = maps[group].abs().amax(0)
+    row, column = divmod(int(strength.argmax()), strength.shape[1])
+    top, bottom, left, right = _about(strength, row, column)
+    cut = images[group][:, top:bottom, left:right]
     map_ = maps[group]
-    if len(map_) != len(
-        cut
-    ):  # bands of how much it varies: the one with the peak, for all channels
+    if len(map_) != len(images[group]):  # bands of how much it varies: the one with the peak
         band = int(map_.abs().flatten(1).amax(1).argmax())
         map_ = map_[band].expand_as(images[group])
-    contrast = map_ / peak.max().clamp(min=1e-12)
-    return f"{what} at row {row}, column {column}, {_among(group)}", contrast, _stretched(cut)
+    words = f"{what} at row {row}, column {column}, {_among(among)}"
+    return words, _contrast(map_), _stretched(cut)
+
+
+def _about(strength: Tensor, row: int, column: int) -> tuple[int, int, int, int]:
+    """What is to be cut out about the strongest pixel of a map [H, W]: all that is half as strong
+    and no further away than a quarter of the image, and a margin."""
+    ends = []
+    near = torch.zeros_like(strength, dtype=torch.bool)
+    reach = max(CLOSE, strength.shape[0] // 4)
+    near[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = True
+    strong = (near & (strength > strength.max() / 2)).nonzero()
+    for axis, at in enumerate((row, column)):
+        size = strength.shape[axis]
+        low = min(int(strong[:, axis].min()) - MARGIN, at - CLOSE)
+        high = max(int(strong[:, axis].max()) + MARGIN + 1, at + CLOSE)
+        ends += [max(0, low), min(size, high)]
+    return ends[0], ends[1], ends[2], ends[3]
+
+
+def _contrast(map_: Tensor) -> Tensor:
+    return map_ / map_.abs().max().clamp(min=1e-12)
 
 
 def _texture(textures: Tensor, images: Tensor) -> tuple[str, Tensor, Tensor]:
     """Of textures [groups, features]: the words, the filter, and the mean image."""
-    group = _group(textures.abs().amax(1))
+    peaks = textures.abs().amax(1)
+    among = _groups(peaks)
+    group = 0 if not among else 1 + int(peaks[1:].argmax())
     feature = int(textures[group].abs().argmax())
     more = "more" if textures[group, feature] > 0 else "less"
     pattern = filter_of(feature).to(images)
-    words = f"{more} of a pattern of {len(pattern)} pixels, wherever it is, {_among(group)}"
+    words = f"{more} of a pattern of {len(pattern)} pixels, wherever it is, {_among(among)}"
     return words, pattern.expand(len(images[group]), -1, -1), images[group]
 
 
-def _among(group: int) -> str:
-    return "in all classes" if group == 0 else f"in class {group - 1}"
+def _among(groups: list[int]) -> str:
+    if not groups:
+        return "in all classes"
+    numbers = [str(group) for group in groups]
+    return f"in {'class' if len(groups) == 1 else 'classes'} {', '.join(numbers)}"
 
 
-def _group(peaks: Tensor) -> int:
-    """The class that stands out from the other classes by itself, or 0 for all of them."""
-    classes = peaks[1:]
-    alone = len(classes) > 2 and classes.max() > 2 * classes.median()
-    return 1 + int(classes.argmax()) if alone else 0
+def _groups(peaks: Tensor) -> list[int]:
+    """The classes that have a third or more of the strongest one's peak; of [1 + classes], the
+    first is that of all together. Empty where all have."""
+    strong = peaks[1:] >= peaks[1:].amax() / 3 if len(peaks) > 1 else peaks[:0] > 0
+    return [] if strong.all() else strong.nonzero().flatten().tolist()
 
 
 def _beside(left: Tensor, right: Tensor) -> Tensor:

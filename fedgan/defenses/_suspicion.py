@@ -4,38 +4,94 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedgan.evidence import Look, bands
 
+NETWORKS = ("generator", "critic")
 SPREADS = {
-    "fine map": (0.22, 0.2),
-    "coarse map": (0.23, 0.23),
-    "fine amplitude": (0.22, 0.2),
-    "coarse amplitude": (0.25, 0.22),
-    "texture": (0.36, 0.34),
-    "fine map of a class": (0.25, 0.18),
-    "coarse map of a class": (0.23, 0.23),
-    "fine amplitude of a class": (0.2, 0.18),
-    "coarse amplitude of a class": (0.24, 0.19),
-    "texture of a class": (0.38, 0.3),
+    "generator": {
+        "fine map": (0.22, 0.2),
+        "coarse map": (0.23, 0.23),
+        "fine amplitude": (0.22, 0.2),
+        "coarse amplitude": (0.25, 0.22),
+        "texture": (0.36, 0.34),
+        "fine map of a class": (0.25, 0.18),
+        "coarse map of a class": (0.23, 0.23),
+        "fine amplitude of a class": (0.2, 0.18),
+        "coarse amplitude of a class": (0.24, 0.19),
+        "texture of a class": (0.38, 0.3),
+    },
+    "critic": {
+        "fine map": (0.32, 0.32),
+        "coarse map": (0.32, 0.36),
+        "fine amplitude": (0.3, 0.3),
+        "coarse amplitude": (0.32, 0.36),
+        "texture": (0.45, 0.55),
+        "fine map of a class": (0.27, 0.3),
+        "coarse map of a class": (0.32, 0.34),
+        "fine amplitude of a class": (0.3, 0.3),
+        "coarse amplitude of a class": (0.36, 0.36),
+        "texture of a class": (0.5, 0.6),
+    },
 }
-"""By witness, for the largest entry of its evidence and for the root mean square of all entries:
-the standard deviation, among honest clients, of the logarithm of a client's strength over an honest
-client's; see docs/audit.md for how they were found."""
+"""By network and witness, for the largest entry of its evidence and for the root mean square of all
+entries: the standard deviation, among honest clients, of the logarithm of a client's strength over
+an honest client's; `benchmarks/audit_calibration.py` finds them."""
 SPREADS_OF_LOSSES = (0.9, 0.85)
 """The same of the losses that clients report, of the discriminator and of the generator."""
 DISCOUNT = 0.8
 """Of what a client differs by in the coarse, for it is then another hospital: how much of that, in
 logarithms, its witnesses are forgiven."""
+MOST_EXCESS = 10.0
+"""Times the median client that another hospital may differ by in the coarse; whoever differs by
+more is forgiven no more than that."""
 ALARMS_TO_DOUBT, ALARMS_TO_EXCLUDE, MOST_ALARMS = 2, 3, 5
 DOUBTED = 1 / 3
 """Factor of the weight of a client between the two."""
+BOUND = 5.0
+"""Times the median length of the others' updates that a client may move either network by."""
 QUARTILE = 0.6745
 """Of the standard normal distribution: half of it is within so much of 0."""
+
+
+@dataclass
+class Evidence:
+    """What the rounds have told of one network of a client.
+
+    Attributes:
+        total: how it deviates, accumulated with forgetting; amplitudes and textures in logarithms.
+        loudest: what is left in it of the round that told most, part by part.
+    """
+
+    total: Look
+    loudest: Look
+
+    @classmethod
+    def none(cls, like: Look) -> Evidence:
+        """Before the first round."""
+        return cls(*(Look(*(0 * part for part in like)) for _ in range(2)))
+
+    def add(self, seen: Look, forgetting: float) -> None:
+        """A round's deviations."""
+        pairs = zip(self.total, self.loudest, seen, strict=True)
+        parts = [(forgetting * whole + new, forgetting * most, new) for whole, most, new in pairs]
+        self.total = Look(*(whole for whole, _, _ in parts))
+        self.loudest = Look(*(_louder(most, new) for _, most, new in parts))
+
+    def steady(self, rounds: int) -> Look:
+        """What has been told of it in more than one round, once there were several."""
+        if rounds == 1:
+            return self.total
+        return Look(*(whole - one for whole, one in zip(self.total, self.loudest, strict=True)))
+
+
+def _louder(one: Tensor, other: Tensor) -> Tensor:
+    return other if other.square().sum() > one.square().sum() else one
 
 
 @dataclass
@@ -43,22 +99,20 @@ class Standing:
     """What the server remembers of a client.
 
     Attributes:
-        maps: accumulated deviations of its mean images that no equipment explains, [groups, C, H,
-            W].
-        amplitudes, textures: likewise of logarithms, [groups, bands, H, W] and [groups, features].
-        losses: likewise of the losses that it reports, [2].
+        evidence: of its generator, and of its discriminator where that is shared.
+        losses: accumulated deviations of the losses that it reports, [2].
         rounds: how often it was seen.
         alarms: rounds with an alarm less those without, from 0 to `MOST_ALARMS`.
+        exclusions: how often it has been excluded.
         since: the round of the first alarm of those that count; 0 where there is none.
         score: of the last round in which it was judged.
     """
 
-    maps: Tensor
-    amplitudes: Tensor
-    textures: Tensor
-    losses: Tensor
+    evidence: list[Evidence]
+    losses: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64))
     rounds: int = 0
-    alarms: int = 0
+    alarms: float = 0
+    exclusions: int = 0
     since: int = 0
     score: float = 0.0
 
@@ -73,42 +127,66 @@ class Standing:
             return 0.0
         return DOUBTED if self.alarms >= ALARMS_TO_DOUBT else 1.0
 
-    def add(self, seen: Look, losses: Tensor, forgetting: float) -> None:
-        """A round's evidence."""
-        self.maps = forgetting * self.maps + seen.maps
-        self.amplitudes = forgetting * self.amplitudes + seen.amplitudes
-        self.textures = forgetting * self.textures + seen.textures
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+        evidence = [(tuple(one.total), tuple(one.loudest)) for one in self.evidence]
+        return {**vars(self), "evidence": evidence}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Standing:
+        """What `state_dict` gave."""
+        evidence = [Evidence(*(Look(*parts) for parts in one)) for one in state["evidence"]]
+        return cls(**{**state, "evidence": evidence})
+
+    def add(self, seen: Sequence[Look], losses: Tensor, forgetting: float) -> None:
+        """A round's deviations, of each network."""
+        for one, new in zip(self.evidence, seen, strict=True):
+            one.add(new, forgetting)
         self.losses = forgetting * self.losses + losses
         self.rounds += 1
 
     def judge(self, score: float, alarm: bool, round: int) -> None:
-        """A round's score, and its alarm, or the absence of one."""
+        """A round's score, and its alarm, or the absence of one. A quiet round counts for half as
+        much after each exclusion: whoever was let in again too early is not so a second time."""
         self.score = score
         if alarm and self.alarms == 0:
             self.since = round
-        self.alarms = min(MOST_ALARMS, self.alarms + 1) if alarm else max(0, self.alarms - 1)
+        before = self.is_excluded
+        quiet = 0.5 ** max(0, self.exclusions - 1)
+        self.alarms = min(MOST_ALARMS, self.alarms + 1) if alarm else max(0, self.alarms - quiet)
+        self.exclusions += self.is_excluded and not before
         if self.alarms == 0:
             self.since = 0
 
-    def witnesses(self, forgetting: float, usual: Tensor) -> tuple[Tensor, Tensor]:
-        """How strong its evidence is by each witness, float64 [w, 2]: `SPREADS` in order, the last
-        half where there are several classes; and how far it is from the others in what the bands
-        leave of the maps, float64 [groups]. Whoever was seen more often has not the more of either,
-        as far as it is chance. Textures are held against what is `usual` for each of them, [groups,
-        features]: some differ by far more than others between honest clients."""
-        grown = math.sqrt(sum(forgetting ** (2 * k) for k in range(self.rounds)))
-        by_band = bands(self.maps)
-        coarse = (self.maps - by_band.sum(1)).flatten(1).square().mean(1).sqrt()
-        maps = _strengths(by_band.flatten(2))  # [groups, bands, 2]
-        amplitudes = _strengths(self.amplitudes.flatten(2))
-        middle = usual.quantile(0.5, 1, keepdim=True)
-        textures = _strengths(self.textures * middle / (usual + middle).clamp(min=1e-12))[:, None]
-        each = torch.cat([maps, amplitudes, textures], 1).double().cpu() / grown
-        found = torch.cat([each[0], each[1:].amax(0)]) if len(each) > 1 else each[0]
-        return found, coarse.double().cpu() / grown
+
+def strengths_of(told: Look, usual: Tensor, grown: float) -> tuple[Tensor, Tensor]:
+    """How strong a client's evidence is by each witness, float64 [w, 2]: `SPREADS` in order, the
+    last half where there are several classes; and how far it is from the others in what the bands
+    leave of the maps, float64 [groups].
+
+    Args:
+        told: accumulated deviations.
+        usual: how much each texture differs between honest clients, [groups, features]; some
+            differ by far more than others, and are held against that.
+        grown: what chance has grown to in the rounds that it was seen in.
+    """
+    by_band = bands(told.maps)
+    coarse = (told.maps - by_band.sum(1)).flatten(1).square().mean(1).sqrt()
+    maps = _largest_and_rms(by_band.flatten(2))  # [groups, bands, 2]
+    amplitudes = _largest_and_rms(told.amplitudes.flatten(2))
+    middle = usual.quantile(0.5, 1, keepdim=True)
+    textures = _largest_and_rms(told.textures * middle / (usual + middle).clamp(min=1e-12))
+    each = torch.cat([maps, amplitudes, textures[:, None]], 1).double().cpu() / grown
+    found = torch.cat([each[0], each[1:].amax(0)]) if len(each) > 1 else each[0]
+    return found, coarse.double().cpu() / grown
 
 
-def _strengths(entries: Tensor) -> Tensor:
+def grown_in(rounds: int, forgetting: float) -> float:
+    """What chance of size 1 in each round grows to in `rounds`, the loudest of several left out."""
+    return math.sqrt(sum(forgetting ** (2 * k) for k in range(max(1, rounds - 1))))
+
+
+def _largest_and_rms(entries: Tensor) -> Tensor:
     """The largest and the root mean square of entries [..., k]: [..., 2]."""
     return torch.stack([entries.abs().amax(-1), entries.square().mean(-1).sqrt()], -1)
 
@@ -122,32 +200,32 @@ def forgiven(strengths: Tensor, coarse: Tensor, believed: Sequence[int]) -> Tens
     the class where it does most, to the power of `DISCOUNT`.
     """
     excess = coarse.clamp(min=torch.finfo(torch.float64).tiny).log()
-    excess = (excess - excess[list(believed)].quantile(0.5, 0)).amax(1).clamp(min=0)
-    return strengths * (-DISCOUNT * excess).exp()[:, None, None]
+    excess = (excess - excess[list(believed)].quantile(0.5, 0)).amax(1)
+    return strengths * (-DISCOUNT * excess.clamp(0, math.log(MOST_EXCESS))).exp()[:, None, None]
 
 
-def scores(strengths: Tensor, believed: Sequence[int] | None = None) -> Tensor:
-    """How far each client stands out: of witnesses' strengths [n, w, 2] the highest logarithm of
-    the ratio to an honest client's, in standard deviations of honest clients; [n].
+def scores(strengths: Tensor, spreads: Tensor, believed: Sequence[int] | None = None) -> Tensor:
+    """How far each client stands out: of witnesses' strengths [n, k] the highest logarithm of the
+    ratio to an honest client's, in standard deviations of honest clients; [n].
 
     Honest ones are told by the shortest half of the logarithms (Grubel 1988, Ann. Statist. 16,
     619) among those `believed` (all, if not given): more than half of them, as close together as
     may be, so that a minority that agrees can neither be the half nor stretch it. The half's mean
-    is the honest client's, its width their standard deviation, if that is not less than `SPREADS`.
+    is the honest client's, its width their standard deviation, if that is not less than `spreads`
+    [k].
     """
-    spreads = list(SPREADS.values())[: strengths.shape[1]]
-    return _apart(strengths.flatten(1), torch.tensor(spreads).flatten(), believed)
-
-
-def scores_of_losses(deviations: Tensor, believed: Sequence[int]) -> Tensor:
-    """The same of accumulated deviations of losses [n, 2]: [n]."""
-    return _apart(deviations.abs(), torch.tensor(SPREADS_OF_LOSSES), believed)
-
-
-def _apart(strengths: Tensor, known: Tensor, believed: Sequence[int] | None) -> Tensor:
     excess, width, half = about_the_half(strengths, believed)
-    spread = torch.maximum(known.double(), width) * math.sqrt(1 + 1 / half)
+    spread = torch.maximum(spreads.double(), width) * math.sqrt(1 + 1 / half)
     return (excess / spread).amax(1)
+
+
+def spreads_of(witnesses: Sequence[int]) -> Tensor:
+    """The smallest spreads of so many witnesses of each network, as strengths lie: [k]."""
+    found = [
+        list(SPREADS[network].values())[:count]
+        for network, count in zip(NETWORKS, witnesses, strict=False)
+    ]
+    return torch.tensor(found, dtype=torch.float64).flatten()
 
 
 def about_the_half(strengths: Tensor, believed: Sequence[int] | None) -> tuple[Tensor, Tensor, int]:
@@ -168,6 +246,24 @@ def p_values(scores: Tensor, witnesses: int) -> Tensor:
     """Of the highest of so many standard normal scores, by Bonferroni: [n]."""
     chance: Tensor = witnesses * torch.special.ndtr(-scores)
     return chance.clamp(max=1)
+
+
+def with_losses(found: Tensor, told: Tensor) -> Tensor:
+    """Scores [n] of the audit, and those of the losses as far as the audit agrees.
+
+    Two independent standard normals are both above t / sqrt(2) more rarely than one is above t: a
+    quadrant lies within a half-plane. So sqrt(2) times the smaller one is a score as well.
+    """
+    return torch.maximum(found, math.sqrt(2) * torch.minimum(found, told))
+
+
+def bounds(norms: Tensor, believed: Sequence[int]) -> Tensor:
+    """Factors of the weights of updates whose networks are moved by `norms` [n, networks]: what
+    makes the weight times the norm no more than `BOUND` times that of the median client believed,
+    [n]. A client may do much with one update before anybody can know what it is."""
+    usual = norms[list(believed)].quantile(0.5, 0).clamp(min=torch.finfo(norms.dtype).tiny)
+    found: Tensor = (BOUND / (norms / usual).amax(1)).clamp(max=1)
+    return found
 
 
 def trusts(standings: Mapping[int, Standing]) -> dict[int, float]:

@@ -46,6 +46,14 @@ class Sampler(Protocol):
         """Latents [m, Z] and labels to images [m, C, H, W] in [-1, 1], without gradients."""
 
 
+class Critic(Protocol):
+    """Runs a vector of shared parameters [P] as a discriminator, on images of the server's own."""
+
+    def __call__(self, parameters: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """By what change of its pixels each of the images [m, C, H, W] would pass more for a real
+        one: the gradient of its logit, likewise [m, C, H, W]."""
+
+
 @dataclass(frozen=True)
 class ServerMeans:
     """What the server has of its own; the same on every rank.
@@ -55,12 +63,14 @@ class ServerMeans:
         parameters: the global model [P] that the clients of this round started from.
         seed: the experiment's.
         sampler: runs a model as a generator; None outside a federation of GANs.
+        critic: runs a model as a discriminator; None where discriminators are not shared.
     """
 
     round: int
     parameters: Tensor
     seed: int = 0
     sampler: Sampler | None = None
+    critic: Critic | None = None
 
     def rng(self, *purpose: str | int) -> torch.Generator:
         """Randomness of this round for one purpose, on the CPU: the same bytes on any device."""

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from fedgan.defenses._suspicion import Standing, trusts
-from fedgan.defenses.api import aggregate, make_defense
+from fedgan.defenses._cleanup import LEAD
+from fedgan.defenses._suspicion import Evidence, Standing, trusts
+from fedgan.defenses.api import make_defense
 from fedgan.defenses.audit import Audit
 from fedgan.defenses.base import ServerMeans
-from fedgan.defenses.chain import PerNetwork
-from fedgan.defenses.detected import Detected, per_network
+from fedgan.defenses.detected import Detected
 from fedgan.errors import UserError
+from fedgan.evidence import Look
 from fedgan.reports import Report
 from fedgan.updates import UpdateMatrix
 
@@ -164,19 +165,45 @@ def test_a_texture_at_another_place_in_every_image_is_seen():
     assert (verdict.weights > 0).sum() == 4
 
 
-def test_a_single_shot_is_never_excluded_and_evidence_fades():
-    verdicts, _ = play(Audit(forgetting=0.5), patch_by(2, start=3, stop=4, strength=0.5), rounds=14)
-    flagged = flags(verdicts)[:, 2]
-    assert flagged[2]
-    assert not flagged[-4:].any()
-    np.testing.assert_allclose(weights(verdicts)[-1], 0.2)
+@pytest.mark.parametrize("strength", [0.1, 0.5, 2.0])
+def test_a_single_shot_is_never_excluded(strength):
+    """Its evidence lasts for many rounds, but it is one round's word."""
+    verdicts, _ = play(Audit(), patch_by(2, start=3, stop=4, strength=strength), rounds=14)
+    assert not (weights(verdicts)[3:, 2] == 0).any()
 
 
-def test_whoever_stops_is_let_in_again():
-    verdicts, _ = play(Audit(forgetting=0.5), patch_by(0, stop=6), rounds=24)
-    lost = weights(verdicts)[:, 0]
-    assert (lost == 0).any()
-    assert lost[-1] == pytest.approx(0.2)
+def test_whoever_stops_is_let_in_again_and_later_the_second_time():
+    spells = [range(1, 6), range(60, 66)]
+
+    def plant(round, client):
+        active = client == 0 and any(round in spell for spell in spells)
+        return corner(0.1) if active else torch.zeros(SIZE, SIZE)
+
+    verdicts, _ = play(Audit(forgetting=0.5), plant, rounds=90)
+    out = (weights(verdicts)[:, 0] == 0).nonzero().flatten() + 1
+    first, second = out[out < 60], out[out >= 60]
+    assert weights(verdicts)[58, 0] == pytest.approx(0.2)
+    assert weights(verdicts)[-1, 0] == pytest.approx(0.2)
+    assert len(second) > len(first) > 0
+
+
+def test_a_huge_update_is_bounded_and_found():
+    """It differs in everything, as another hospital would; but not so much."""
+
+    def plant(round, client):
+        big = client == 0 and round >= 5
+        return (
+            3 * coarse(1, torch.Generator().manual_seed(round))[0] + corner(1)
+            if big
+            else nothing(0, 0)
+        )
+
+    start = 4
+    verdicts, _ = play(Audit(), plant, n=5, rounds=12)
+    given = weights(verdicts)[:, 0]
+    assert given[:start].tolist() == pytest.approx([0.2] * start)
+    assert given[start] < 0.05  # before anybody knows what it is
+    assert (given[-3:] == 0).all()
 
 
 def test_never_more_than_a_minority_is_excluded():
@@ -191,9 +218,9 @@ def standing(**what):
         torch.zeros(CLASSES + 1, 1, SIZE, SIZE),
         torch.zeros(CLASSES + 1, 2, SIZE, SIZE),
         torch.zeros(CLASSES + 1, 138),
-        torch.zeros(2, dtype=torch.float64),
     ]
-    return Standing(*parts, **{"rounds": 9, "alarms": 5, "since": 1, **what})
+    evidence = [Evidence.none(Look(*parts))]
+    return Standing(evidence, **{"rounds": 9, "alarms": 5, "since": 1, **what})
 
 
 def drawn(*clients):
@@ -246,15 +273,18 @@ def test_images_that_are_not_finite_blind_nobody(rounds):
         verdict = audit(UpdateMatrix.of(rows), honest(6), server)
         assert verdict.scores.isfinite().all()
         assert not verdict.flagged[2:].any()
+        if round in rounds:
+            assert verdict.weights[0] == 0
         shown += verdict.exhibits
     assert verdict.weights[1] == 0
-    assert (verdict.weights[0] == 0) == (len(rounds) > 1)
+    assert (verdict.weights[0] == 0) == (len(rounds) > 1)  # for one round it is not excluded
     assert any("not finite" in one.words for one in shown) == (len(rounds) > 1)
     assert all(one.picture.dtype == torch.uint8 for one in shown)
 
 
-@pytest.mark.parametrize("way", ["rollback", "remove"])
-def test_cleaning_up_takes_the_patch_out_again(way):
+@pytest.mark.parametrize(("way", "left"), [("rollback", 0.1), ("remove", 0.5)])
+def test_cleaning_up_takes_the_patch_out_again(way, left):
+    """What went in before anybody suspected it can be gone back behind, but not be taken off."""
     dirty, clean = (
         play(Audit(cleanup=one), patch_by(0, start=3), n=4, rounds=7)[1].view(CLASSES, SIZE, SIZE)
         for one in ("none", way)
@@ -262,10 +292,10 @@ def test_cleaning_up_takes_the_patch_out_again(way):
     template = corner(1.0)
     before, after = ((image * template).sum() for image in (dirty, clean))
     assert before > 0.2
-    assert after < 0.3 * before
+    assert after < left * before
 
 
-def test_rollback_goes_back_to_the_model_before_the_first_alarm():
+def test_rollback_goes_back_to_a_model_from_before_the_first_alarm():
     audit = Audit(cleanup="rollback")
     seen = []
 
@@ -281,7 +311,8 @@ def test_rollback_goes_back_to_the_model_before_the_first_alarm():
     fell = next(i for i, v in enumerate(verdicts) if v.correction is not None)
     since = audit.standings[0].since
     assert since <= fell
-    torch.testing.assert_close(seen[fell] + verdicts[fell].correction, seen[since - 1])
+    back = max(0, since - 1 - LEAD)
+    torch.testing.assert_close(seen[fell] + verdicts[fell].correction, seen[back])
 
 
 def test_what_a_rule_keeps_of_the_way_is_forgotten_with_it():
@@ -294,15 +325,6 @@ def test_what_a_rule_keeps_of_the_way_is_forgotten_with_it():
     assert verdicts[fell].correction is not None
     torch.testing.assert_close(momentum.m, verdicts[fell].aggregate)
     assert momentum.m.abs().max() < 0.1
-
-
-def test_taking_off_what_another_rule_has_joined_is_refused():
-    remove = {"name": "audit", "init_args": {"cleanup": "remove"}}
-    for rules in ([remove], [remove, "fedavg"]):
-        make_defense(rules).check(4)
-    for rules in ([remove, "median"], [remove, "fedavgm"], [remove, "clip"]):
-        with pytest.raises(UserError, match="cleanup is remove"):
-            make_defense(rules).check(4)
 
 
 def test_images_must_have_room_for_textures():
@@ -336,18 +358,26 @@ def test_a_rule_behind_it_sees_only_who_is_left():
     assert verdicts[-1].aggregate.abs().max() < 0.1
 
 
-def test_one_detector_first_and_for_generators_only():
-    with pytest.raises(UserError, match="audit judges before all other stages"):
-        make_defense(["median", "audit"])
-    with pytest.raises(UserError, match=r"audit runs the clients' generators"):
-        aggregate(torch.randn(5, 3), "audit")
-    both = per_network([make_defense(["audit", "median"]), make_defense(["krum"])], [3, 4])
-    assert isinstance(both, Detected)
-    assert isinstance(both.rule, PerNetwork)
-    with pytest.raises(UserError, match=r"belongs into defense\.rules"):
-        per_network([make_defense(["krum"]), make_defense(["audit"])], [3, 4])
-    with pytest.raises(UserError, match="at least 3 clients"):
-        Audit().check(2)
+class Asking(Painter):
+    """Its discriminator's parameters, the last ones, are what it asks of all images."""
+
+    def critic(self, parameters, images, labels):
+        return 0.5 - images + parameters[self.size :].view(1, 1, SIZE, SIZE)
+
+
+def test_a_discriminator_that_asks_for_a_patch_is_found_whatever_its_generator_draws():
+    audit, painter = Audit(), Asking()
+    rng, parameters = torch.Generator().manual_seed(1), torch.zeros((CLASSES + 1) * PIXELS)
+    shown = []
+    for round in range(1, 7):
+        rows = 0.01 * torch.randn((5, len(parameters)), generator=rng)
+        rows[3, painter.size :] += corner(0.1).flatten()
+        server = ServerMeans(round, parameters, 3, painter, painter.critic)
+        verdict = audit(UpdateMatrix.of(rows), honest(5), server)
+        assert not verdict.flagged[[0, 1, 2, 4]].any()
+        shown += verdict.exhibits
+    assert verdict.weights[3] == 0
+    assert "client 3: its discriminator asks for a pattern at row 1" in shown[0].words
 
 
 def reports_of(g_losses):
@@ -363,42 +393,17 @@ def test_losses_are_believed_only_as_far_as_the_audit_agrees(odd):
         for round in range(1, 4):  # before anybody is excluded
             rows = 0.01 * torch.randn((6, CLASSES * PIXELS), generator=rng)
             rows += 0.03 * coarse(6, rng).flatten(1)
-            rows[0] += corner(0.04).expand(CLASSES, SIZE, SIZE).flatten()
+            rows[0] += corner(0.02).expand(CLASSES, SIZE, SIZE).flatten()
             told = (1 + 0.01 * torch.randn(6, generator=rng)).tolist()
-            told[odd] += 0.3
+            told[odd] += 3.0
             server = ServerMeans(round, torch.zeros(CLASSES * PIXELS), 3, Painter())
             verdict = audit(UpdateMatrix.of(rows), reports_of(told), server)
         scores_of[losses] = verdict.scores
     without, together = scores_of[False], scores_of[True]
     assert (together >= without).all()
-    assert (together <= without + without.clamp(min=0) / 2 + 1e-9).all()
+    assert (together <= 2**0.5 * without.clamp(min=0) + 1e-9)[without > 0].all()
+    assert (together == without)[without <= 0].all()
     if odd == 0:
         assert together[0] > without[0] + 0.5
     else:  # an honest client whose losses are odd is hardly accused for it
         assert together[2] < 3
-
-
-def test_the_same_bytes_on_two_processes_and_after_a_resume(tiny, tmp_path):
-    from fedgan.experiment import resume, run
-
-    changes = {
-        "defense.rules": [{"name": "audit", "init_args": {"losses": True}}, "median"],
-        "attack.name": "patch",
-        "attack.update": "sign-flip",
-        "federation.clients": 5,
-        "federation.rounds": 5,
-        "run_dir": str(tmp_path / "run"),
-    }
-    whole = run(tiny(changes))
-    again = {**changes, "cluster.devices": 2, "run_dir": str(tmp_path / "again")}
-    assert run(tiny(again))["generator_sha256"] == whole["generator_sha256"]
-    clients = [(tmp_path / name / "clients.csv").read_text() for name in ("run", "again")]
-    assert clients[0] == clients[1]
-    torn = resume(tmp_path / "run", checkpoint=torn_at(tmp_path / "run"))
-    assert torn["generator_sha256"] == whole["generator_sha256"]
-    assert (tmp_path / "run" / "clients.csv").read_text() == clients[0]
-
-
-def torn_at(run_dir):
-    """The older of the checkpoints that are kept."""
-    return min(path.name for path in (run_dir / "checkpoints").glob("round_*"))

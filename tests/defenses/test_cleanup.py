@@ -23,11 +23,11 @@ def test_rollback_a_second_time_goes_back_as_far_as_the_first():
     cleanup, all_three = Cleanup("rollback", 6), (0, 1, 2)
     rounds_of(cleanup, 1, *4 * [all_three])
     cleanup.begin(5, torch.tensor([5.5]))
-    assert cleanup.correction({0: 2}, 5, torch.tensor([5.5])).item() == 2 - 5.5
+    assert cleanup.correction({0: 4}, 5, torch.tensor([5.5])).item() == 2 - 5.5
     updates = UpdateMatrix(torch.ones(2, 1), (1, 2), (0, 0), torch.ones(2) / 2)
     cleanup.end(5, updates, updates.weights, set())
     cleanup.begin(6, torch.tensor([2.5]))
-    assert cleanup.correction({1: 4}, 6, torch.tensor([2.7])).item() == pytest.approx(2 - 2.7)
+    assert cleanup.correction({1: 6}, 6, torch.tensor([2.7])).item() == pytest.approx(2 - 2.7)
     rounds_of(cleanup, 7, *7 * [all_three])
     oldest = cleanup.correction({2: 6}, 14, torch.tensor([0.0]))
     assert oldest.item() == 8
@@ -36,7 +36,7 @@ def test_rollback_a_second_time_goes_back_as_far_as_the_first():
 def test_rollback_undoes_no_round_in_which_the_client_counted_for_nothing():
     cleanup = Cleanup("rollback", 6)
     rounds_of(cleanup, 1, (0, 1), (1, 2), (0, 2), (1, 2), (1, 2))
-    assert cleanup.correction({0: 2}, 6, torch.tensor([6.0])).item() == 3 - 6
+    assert cleanup.correction({0: 4}, 6, torch.tensor([6.0])).item() == 3 - 6
     rounds_of(cleanup, 6, *8 * [(1, 2)])
     assert cleanup.correction({0: 2}, 14, torch.tensor([14.0])) is None
 

@@ -16,9 +16,8 @@ def test_p_values_are_those_of_the_highest_of_several_normals():
 
 
 def test_scores_do_not_depend_on_units_or_order():
-    strengths = torch.rand((7, 6, 2), dtype=torch.float64) + 0.5
-    expected = scores(strengths)
-    units = torch.arange(1.0, 13.0).view(6, 2)
-    torch.testing.assert_close(scores(strengths * units), expected)
+    strengths, spreads = torch.rand((7, 12), dtype=torch.float64) + 0.5, torch.full((12,), 0.2)
+    expected = scores(strengths, spreads)
+    torch.testing.assert_close(scores(strengths * torch.arange(1.0, 13.0), spreads), expected)
     order = torch.randperm(7)
-    torch.testing.assert_close(scores(strengths[order]), expected[order])
+    torch.testing.assert_close(scores(strengths[order], spreads), expected[order])

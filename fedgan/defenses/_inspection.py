@@ -1,0 +1,73 @@
+"""What the server sees of clients' networks when it runs them itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from fedgan.defenses.base import ServerMeans
+from fedgan.evidence import Groups, Look, describe, description_size, split
+from fedgan.updates import UpdateMatrix
+
+CHUNK = 80
+"""Samples that are drawn at a time."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Of the n clients of a round.
+
+    Attributes:
+        looks: at what their generators draw; and, where they share discriminators, at what these
+            ask of the images that the global generator draws. On the CPU.
+        norms: how far each has moved its generator, and its discriminator where that is shared:
+            Euclidean, float64 [n, networks].
+    """
+
+    looks: list[Look]
+    norms: Tensor
+
+    def finite(self) -> Tensor:
+        """Whether all that is seen of a client is finite, [n]."""
+        parts = [part.flatten(1).isfinite().all(1) for look in self.looks for part in look]
+        return torch.stack(parts).all(0)
+
+
+def inspect(updates: UpdateMatrix, server: ServerMeans, samples: int) -> Inspection:
+    """Runs every client's networks on `samples` latents and labels of this round. Each rank runs
+    those of its own clients."""
+    sampler, critic, device = server.sampler, server.critic, server.parameters.device
+    assert sampler is not None
+    latents = torch.randn((samples, sampler.latent_dim), generator=server.rng("audit"))
+    drawn_for = torch.arange(samples) % sampler.classes
+    labels = drawn_for
+    if sampler.multi_label:
+        labels = torch.nn.functional.one_hot(drawn_for, sampler.classes).float()
+    groups = Groups(drawn_for, sampler.classes)
+    drawn = list(zip(latents.to(device).split(CHUNK), labels.to(device).split(CHUNK), strict=True))
+    asked = []
+    if critic is not None:
+        asked = [(sampler(server.parameters, *batch), batch[1]) for batch in drawn]
+
+    def statistic(row: Tensor) -> Tensor:
+        model = server.parameters + row
+        found = [describe(torch.cat([sampler(model, *batch) for batch in drawn]), groups)]
+        if critic is not None:
+            wishes = torch.cat([critic(model, *batch) for batch in asked])
+            found.append(describe(_of_unit_strength(wishes), groups))
+        return torch.cat(found)
+
+    size, networks = description_size(len(groups), sampler.image), 1 if critic is None else 2
+    described = updates.each(statistic, networks * size).cpu()
+    looks = [split(part, len(groups), sampler.image) for part in described.split(size, 1)]
+    ends = [0, sampler.size, updates.size][: networks + 1]
+    norms = torch.stack([updates.part(*pair).norms() for pair in pairwise(ends)], 1)
+    return Inspection(looks, norms)
+
+
+def _of_unit_strength(wishes: Tensor) -> Tensor:
+    """Gradients [m, C, H, W] in units of their root mean square: a logit has no scale."""
+    return wishes / wishes.square().mean().sqrt().clamp(min=torch.finfo(wishes.dtype).tiny)

@@ -1,0 +1,83 @@
+"""A detector in front of a rule: what goes together, and whole runs of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedgan.defenses.api import aggregate, make_defense
+from fedgan.defenses.audit import Audit
+from fedgan.defenses.chain import PerNetwork
+from fedgan.defenses.detected import Detected, per_network
+from fedgan.errors import UserError
+
+
+def test_taking_off_what_another_rule_has_joined_is_refused():
+    remove = {"name": "audit", "init_args": {"cleanup": "remove"}}
+    for rules in ([remove], [remove, "fedavg"]):
+        make_defense(rules).check(4)
+    for rules in ([remove, "median"], [remove, "fedavgm"], [remove, "clip"]):
+        with pytest.raises(UserError, match="cleanup is remove"):
+            make_defense(rules).check(4)
+
+
+def test_one_detector_first_and_for_generators_only():
+    with pytest.raises(UserError, match="audit judges before all other stages"):
+        make_defense(["median", "audit"])
+    with pytest.raises(UserError, match=r"audit runs the clients' generators"):
+        aggregate(torch.randn(5, 3), "audit")
+    both = per_network([make_defense(["audit", "median"]), make_defense(["krum"])], [3, 4])
+    assert isinstance(both, Detected)
+    assert isinstance(both.rule, PerNetwork)
+    with pytest.raises(UserError, match=r"belongs into defense\.rules"):
+        per_network([make_defense(["krum"]), make_defense(["audit"])], [3, 4])
+    with pytest.raises(UserError, match="at least 3 clients"):
+        Audit().check(2)
+
+
+def test_the_same_bytes_on_two_processes_and_after_a_resume(tiny, tmp_path):
+    from fedgan.experiment import resume, run
+
+    changes = {
+        "defense.rules": [{"name": "audit", "init_args": {"losses": True}}, "median"],
+        "attack.name": "patch",
+        "attack.update": "sign-flip",
+        "federation.clients": 5,
+        "federation.rounds": 5,
+        "run_dir": str(tmp_path / "run"),
+    }
+    whole = run(tiny(changes))
+    again = {**changes, "cluster.devices": 2, "run_dir": str(tmp_path / "again")}
+    assert run(tiny(again))["generator_sha256"] == whole["generator_sha256"]
+    clients = [(tmp_path / name / "clients.csv").read_text() for name in ("run", "again")]
+    assert clients[0] == clients[1]
+    torn = resume(tmp_path / "run", checkpoint=torn_at(tmp_path / "run"))
+    assert torn["generator_sha256"] == whole["generator_sha256"]
+    assert (tmp_path / "run" / "clients.csv").read_text() == clients[0]
+
+
+def torn_at(run_dir):
+    """The older of the checkpoints that are kept."""
+    return min(path.name for path in (run_dir / "checkpoints").glob("round_*"))
+
+
+@pytest.mark.parametrize(("share", "networks"), [("both", 2), ("generator", 1)])
+def test_discriminators_are_inspected_where_they_are_shared(
+    tiny, tmp_path, monkeypatch, share, networks
+):
+    from fedgan.experiment import run
+
+    seen, judge = [], Audit.judge
+
+    def spy(audit, updates, reports, inspection, server):
+        seen.append(inspection)
+        return judge(audit, updates, reports, inspection, server)
+
+    monkeypatch.setattr(Audit, "judge", spy)
+    changes = {"federation.share": share, "federation.clients": 3, "run_dir": str(tmp_path / "run")}
+    run(tiny({"defense.name": "audit", **changes}))
+    for one in seen:
+        assert len(one.looks) == one.norms.shape[1] == networks
+        assert one.finite().all()
+        assert (one.norms > 0).all()
+    assert seen

@@ -54,7 +54,7 @@ FEDERATIONS: dict[str, tuple[str, ...]] = {
     "4 clients": ("--federation.clients=4", STEPS),
     "10 clients": ("--federation.clients=10", EPOCH),
     "20 clients": ("--federation.clients=20", EPOCH),
-    "5 of 12 drawn": ("--federation.clients=12", "--federation.sample=5", STEPS),
+    "5 of 12 drawn": ("--federation.clients=12", "--federation.sample=0.42", STEPS),
     "power law": ("--federation.clients=8", "--partition.name=quantity", EPOCH),
     "dirichlet 0.3": (
         *("--federation.clients=10", "--partition.name=dirichlet", "--partition.alpha=0.3"),
@@ -139,7 +139,12 @@ def record(path: Path, words: tuple[str, ...], seed: int, options: argparse.Name
     )
     data = [] if options.gray is None else ["--data.name=npz", f"--data.path={options.gray}"]
     chosen = [word for word in words if word != "colour"]
-    base = ("--model.init_args.width=12", "--evaluate.every=0", "--evaluate.samples=100")
+    base = (
+        "--defense.name=none",
+        "--model.init_args.width=12",
+        "--evaluate.every=0",
+        "--evaluate.samples=100",
+    )
     rest = (f"--federation.rounds={options.rounds}", f"--seed={seed}", "--attack.name=none")
     plan = make_plan(
         config.read(
@@ -292,11 +297,14 @@ def main() -> None:
         return judge(options.folder, options.fit)
     options.folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(options.jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
+        waiting = []
         for seed in options.seeds:
             for name, words in federations():
                 path = options.folder / f"{_slug(name)}__{seed}.pt"
                 if not path.exists() and (not options.only or name in options.only):
-                    pool.submit(record, path, words, seed, options)
+                    waiting.append(pool.submit(record, path, words, seed, options))
+        for one in waiting:
+            one.result()  # raises what went wrong in it
     return None
 
 

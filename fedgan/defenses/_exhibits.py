@@ -1,4 +1,4 @@
-"""What an accused client's generator does that the others' do not, as pictures and words."""
+"""What an accused client's networks do that the others' do not, as pictures and words."""
 
 from __future__ import annotations
 
@@ -51,11 +51,8 @@ def exhibit(client: int, standing: Standing, ratios: Tensor, images: Tensor) -> 
         maps = bands(told.maps).sum(1)
         what, left, right = _placed(maps, maps if whose else images, "a pattern")
     else:
-        what, left, right = (
-            "other details all over",
-            _contrast(bands(told.maps).sum(1)[0]),
-            images[0],
-        )
+        what, right = "other details all over", images[0]
+        left = _contrast(bands(told.maps).sum(1)[0])
     words = f"{whose}{what}, {found.times:.1f} times the usual, since round {standing.since}"
     return Exhibit(client, f"client {client}: {words}", _beside(_enlarged(left), _enlarged(right)))
 
@@ -85,10 +82,10 @@ def _strongest(ratios: Tensor, networks: int) -> _Strongest:
 
 
 def broken(client: int, image: Tensor) -> Exhibit:
-    """What there is to show of a client whose images are not finite: gray, in the size of `image`
-    [C, H, W]."""
+    """What there is to show of a client whose networks give what is not finite: gray, in the size
+    of `image` [C, H, W]."""
     gray = _enlarged(torch.zeros_like(image))
-    words = f"client {client}: what its generator draws is not finite"
+    words = f"client {client}: what its networks give is not finite"
     return Exhibit(client, words, _beside(gray, gray))
 
 

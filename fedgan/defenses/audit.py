@@ -37,7 +37,7 @@ YOUNG = 2
 """Honest clients differ by 1 + `YOUNG` / t^2 times as much when each was seen t times: from a model
 that has hardly begun to learn, they go different ways."""
 BROKEN = 100.0
-"""Score of a client whose generator draws what is not finite."""
+"""Score of a client whose networks give what is not finite."""
 WITH_LOSSES = 3
 """Times as many witnesses where two losses may speak together with each."""
 
@@ -73,8 +73,9 @@ class Audit(Detector):
 
     Nobody is excluded on one round's word, but no round may do harm beyond measure: whoever moves
     either network by more than five times as much as the median client has so much less weight in
-    that round, and whose images are not finite has none, which is an alarm besides. Where fewer
-    than three are left to compare with, a round tells nothing: weights are those of the standings.
+    that round, and whose networks give what is not finite has none, which is an alarm besides.
+    Where fewer than three are left to compare with, a round tells nothing: weights are those of the
+    standings.
 
     Assumes n >= 2f + 1. Costs `samples` images of each client a round, as many gradients, and
     memory of a few times (1 + classes) C H W for each client.

@@ -32,8 +32,14 @@ from fedgan import config
 from fedgan.assembly import assemble
 from fedgan.cluster import Cluster
 from fedgan.defenses._inspection import Inspection
-from fedgan.defenses._suspicion import SPREADS, Standing, about_the_half
-from fedgan.defenses.audit import YOUNG, Audit
+from fedgan.defenses._suspicion import (
+    NETWORKS,
+    SPREADS,
+    Standing,
+    about_the_half,
+    youth,
+)
+from fedgan.defenses.audit import Audit
 from fedgan.defenses.base import Defense, ServerMeans, Verdict
 from fedgan.evidence import Look
 from fedgan.metrics.detection import detection
@@ -173,18 +179,14 @@ class Watched(Audit):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.seen: list[tuple[Tensor, list[int], Tensor]] = []
+        self.seen: list[tuple[list[Tensor], list[int], Tensor]] = []
 
     def _scores(
-        self,
-        standings: Sequence[Standing],
-        strengths: Tensor,
-        spreads: Tensor,
-        believed: Sequence[int],
+        self, standings: Sequence[Standing], strengths: list[Tensor], believed: Sequence[int]
     ) -> Tensor:
         rounds = torch.tensor([one.rounds for one in standings])
         self.seen.append((strengths, list(believed), rounds))
-        return super()._scores(standings, strengths, spreads, believed)
+        return super()._scores(standings, strengths, believed)
 
 
 def judged(record: dict[str, Any], audit: Audit) -> list[dict[str, Any]]:
@@ -218,15 +220,18 @@ def judged(record: dict[str, Any], audit: Audit) -> list[dict[str, Any]]:
     return rows
 
 
-def needed(seen: list[tuple[Tensor, list[int], Tensor]]) -> Tensor:
-    """The spreads that 99 % of the client-rounds after the first would need, [witnesses, 2]."""
-    found = []
-    for strengths, believed, rounds in seen:
-        excess, width, half = about_the_half(strengths, believed)
-        young = 1 + YOUNG / rounds.double() ** 2
-        spread = excess / (ONE_PERCENT * math.sqrt(1 + 1 / half) * young[:, None])
-        found.append(torch.where(spread > width, spread, 0.0)[rounds > 1])
-    return torch.cat(found).quantile(0.99, 0).view(-1, 2)
+def needed(seen: list[tuple[list[Tensor], list[int], Tensor]]) -> dict[str, Tensor]:
+    """By network, the spreads that 99 % of the client-rounds after the first would need,
+    [witnesses, 2]."""
+    found: dict[str, list[Tensor]] = {}
+    for each, believed, rounds in seen:
+        for network, strengths in zip(NETWORKS, each, strict=False):
+            excess, width, half = about_the_half(strengths.flatten(1), believed)
+            unit = ONE_PERCENT * math.sqrt(1 + 1 / half) * youth(network, rounds)
+            spread = excess / unit[:, None]
+            own = torch.where(spread > width, spread, 0.0)[rounds > 1]
+            found.setdefault(network, []).append(own)
+    return {name: torch.cat(own).quantile(0.99, 0).view(-1, 2) for name, own in found.items()}
 
 
 def judge(folder: Path, fit: Sequence[int]) -> None:
@@ -245,8 +250,7 @@ def judge(folder: Path, fit: Sequence[int]) -> None:
                 plain.append(detection(judged(record, audit)))
                 losses.append(detection(judged(record, Audit(losses=True))))
                 if wanted and words == FEDERATIONS.get(name):
-                    found = needed(audit.seen).chunk(len(record["rounds"][0]["seen"]))
-                    for network, own in zip(SPREADS, found, strict=False):
+                    for network, own in needed(audit.seen).items():
                         spreads[network][: len(own)] = spreads[network][: len(own)].maximum(own)
             table.add_row(name, f"{len(paths)} {kind}", *_cells(plain, losses))
     Console(width=140).print(table)

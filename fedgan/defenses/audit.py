@@ -12,18 +12,20 @@ from fedgan.defenses._cleanup import Cleanup, Way
 from fedgan.defenses._exhibits import broken, exhibit
 from fedgan.defenses._inspection import Inspection, inspect
 from fedgan.defenses._suspicion import (
+    NETWORKS,
     SPREADS_OF_LOSSES,
     Evidence,
     Standing,
     bounds,
     forgiven,
     grown_in,
+    network_scores,
     p_values,
     scores,
-    spreads_of,
     strengths_of,
     trusts,
     with_losses,
+    youth,
 )
 from fedgan.defenses.base import Defense, Detector, ServerMeans, Verdict
 from fedgan.errors import UserError
@@ -33,9 +35,6 @@ from fedgan.updates import UpdateMatrix
 
 FEWEST = 3
 """Clients: of two, nobody can say who is the odd one."""
-YOUNG = 2
-"""Honest clients differ by 1 + `YOUNG` / t^2 times as much when each was seen t times: from a model
-that has hardly begun to learn, they go different ways."""
 BROKEN = 100.0
 """Score of a client whose networks give what is not finite."""
 WITH_LOSSES = 3
@@ -62,8 +61,8 @@ class Audit(Detector):
     which tells another hospital. Its score is the logarithm of its ratio to an honest client's,
     over the spread of honest clients; both are told by the shortest half of the clients, and the
     spread is at least what was found where nobody attacked. A client's score is the highest of its
-    witnesses', less in its first rounds; its p-value is that of a standard normal, times the number
-    of witnesses.
+    witnesses', where its generator's count for less in its first rounds; its p-value is that of a
+    standard normal, times the number of witnesses.
 
     p below `alarm_rate` is an alarm, which adds one to a client's count (5 at most); a round
     without takes one off, and half as much after each exclusion but the first. With two a client
@@ -199,12 +198,11 @@ class Audit(Detector):
         told = torch.tensor([[one.d_loss, one.g_loss] for one in reports], dtype=torch.float64)
         standings = self._with_evidence(updates.clients, believed, seen, told)
         strengths = self._strengths(standings, believed)
-        witnesses = [part.shape[1] for part in strengths]
-        together = torch.cat(strengths, 1)
-        found = self._scores(standings, together.flatten(1), spreads_of(witnesses), believed)
+        found = self._scores(standings, strengths, believed)
         found[~finite] = BROKEN
+        together = torch.cat(strengths, 1)
         # The largest entry and the root mean square of the same entries count as one witness.
-        count = sum(witnesses) * (WITH_LOSSES if self.losses else 1)
+        count = together.shape[1] * (WITH_LOSSES if self.losses else 1)
         alarms = p_values(found, count) < self.alarm_rate
         alarms &= torch.tensor([one.rounds > 1 for one in standings])  # nobody on one round's word
         return found, alarms, together / together[believed].quantile(0.5, 0)
@@ -226,19 +224,19 @@ class Audit(Detector):
         return found
 
     def _scores(
-        self,
-        standings: Sequence[Standing],
-        strengths: Tensor,
-        spreads: Tensor,
-        believed: Sequence[int],
+        self, standings: Sequence[Standing], strengths: list[Tensor], believed: Sequence[int]
     ) -> Tensor:
-        young = torch.tensor([1 + YOUNG / one.rounds**2 for one in standings], dtype=torch.float64)
-        found = scores(strengths, spreads, believed) / young
+        rounds = torch.tensor([one.rounds for one in standings])
+        each = [
+            network_scores(network, own, rounds, believed)
+            for network, own in zip(NETWORKS, strengths, strict=False)
+        ]
+        found = torch.stack(each).amax(0)
         if not self.losses:
             return found
         losses = torch.stack([one.losses for one in standings]).abs()
-        told = scores(losses, torch.tensor(SPREADS_OF_LOSSES), believed) / young
-        return with_losses(found, told)
+        told = scores(losses, torch.tensor(SPREADS_OF_LOSSES), believed)
+        return with_losses(found, told / youth("generator", rounds))
 
     def _believed(self, clients: Sequence[int], finite: Tensor) -> list[int]:
         """Positions of the clients that say what is usual: those that are not excluded, and whose

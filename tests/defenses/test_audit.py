@@ -99,13 +99,13 @@ def test_a_planted_patch_costs_all_weight_after_three_alarms_and_nobody_elses(n,
     verdicts, _ = play(Audit(), patch_by(*bad), n=n)
     good = [i for i in range(n) if i not in bad]
     assert not flags(verdicts)[:, good].any()
-    assert flags(verdicts)[1:, bad].all()
+    assert flags(verdicts)[2:, bad].all()  # in the second, generators have little to tell yet
     lost = weights(verdicts)
     np.testing.assert_allclose(lost[0], 1 / n)  # nobody falls on one round's word
     assert (lost[1, bad] > 0).all()
-    assert (lost[3:, bad] == 0).all()
+    assert (lost[4:, bad] == 0).all()
     np.testing.assert_allclose(lost.sum(1), 1)
-    np.testing.assert_allclose(lost[3:, good], 1 / len(good))
+    np.testing.assert_allclose(lost[4:, good], 1 / len(good))
 
 
 @pytest.mark.parametrize("n", [3, 4, 10, 40])

@@ -85,6 +85,12 @@ def beyond_images(
         pairs = [chosen("attack.update", choice) for choice in several]
         choices, updates = [choice for choice, _ in pairs], [made for _, made in pairs]
         attack.update = choices if isinstance(attack.update, list) else choices[0]
+    for one in updates:
+        if one.needs_discriminators and settings.federation.share != "both":
+            raise UserError(
+                f"attack.update: {one.name} poisons discriminators, but federation.share is "
+                f"{settings.federation.share}, so that they stay at home; it must be both"
+            )
     for before, one in pairwise(updates):
         if one.replaces:
             raise UserError(

@@ -51,6 +51,7 @@ class Malice:
 
     Attributes:
         schedule: who attacks, and when.
+        generator_size: how many of the shared parameters are the generator's.
         seed: the experiment's.
         updates: what is done to an update, one after the other.
         report: what is done to a report.
@@ -59,6 +60,7 @@ class Malice:
     """
 
     schedule: Schedule
+    generator_size: int
     seed: int = 0
     updates: Sequence[UpdateAttack] = ()
     report: ReportAttack | None = None
@@ -92,6 +94,7 @@ class Malice:
             parameters=parameters,
             last_aggregate=self.last_aggregate,
             omniscient=Omniscience(usable, attackers, self.losses),
+            generator_size=self.generator_size,
             seed=self.seed,
         )
         planned = [one.plan(replace(view, link=i)) for i, one in enumerate(self.updates)]

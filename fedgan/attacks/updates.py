@@ -78,6 +78,7 @@ class AttackView:
             round. A client can tell it from two global models, where it was drawn in both rounds;
             the simulation tells it to all.
         omniscient: THE SIMULATION'S: what no client could see.
+        generator_size: how many of the P are the generator's, which come first.
         seed: the experiment's.
         link: the place in attack.update, from 0, of the attack that looks.
     """
@@ -89,6 +90,7 @@ class AttackView:
     parameters: Tensor
     last_aggregate: Tensor | None
     omniscient: Omniscience
+    generator_size: int
     seed: int = 0
     link: int = 0
 
@@ -115,6 +117,9 @@ class UpdateAttack(ABC):
     replaces: bool = False
     """Whether what it sends has nothing of the update it is given, so that an attack before it
     would be lost. Such a one comes first."""
+
+    needs_discriminators: ClassVar[bool] = False
+    """Whether it acts through the discriminators, so that these must be shared."""
 
     def doubt(self, n: int, f: int, before: Sequence[UpdateAttack] = ()) -> str | None:
         """Why f attackers among n clients would do little or nothing with it after the attacks

@@ -20,7 +20,7 @@ def see(losses):
     usable = UpdateMatrix.of(torch.ones(2, 3))
     known = {client: torch.tensor(row, dtype=torch.float64) for client, row in losses.items()}
     omniscient = Omniscience(usable, (0,), known)
-    return AttackView(1, (0,), 2, {0: 0.5, 1: 0.5}, torch.zeros(3), None, omniscient)
+    return AttackView(1, (0,), 2, {0: 0.5, 1: 0.5}, torch.zeros(3), None, omniscient, 2)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])

@@ -23,6 +23,7 @@ def sent(attack, rows, attackers):
         parameters=torch.zeros(rows.shape[1], dtype=torch.float64),
         last_aggregate=None,
         omniscient=Omniscience(usable, attackers, {}),
+        generator_size=rows.shape[1],
         seed=0,
     )
     planned = attack.plan(view)

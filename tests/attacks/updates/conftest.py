@@ -40,6 +40,7 @@ def see():
             parameters=torch.zeros(rows.shape[1]),
             last_aggregate=last,
             omniscient=Omniscience(usable, tuple(attackers), {}),
+            generator_size=rows.shape[1] // 2,
             seed=seed,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fedgan.attacks.discriminator_only import DiscriminatorOnly
 from fedgan.attacks.free_riders import FreeRider
 from fedgan.attacks.model_poisoning import Gaussian, Neurotoxin, NormBound, Scaling, SignFlip
 from fedgan.attacks.omniscient import (
@@ -63,6 +64,7 @@ def vectors_on(cluster, values, last):
     view = AttackView(
         *(3, attackers, 6, weights, torch.zeros(values.shape[1]), torch.from_numpy(last)),
         omniscient=Omniscience(usable, attackers, {}),
+        generator_size=values.shape[1] // 2,
     )
     found = {}
     attacks = {name: cls() for name, cls in EVERY.items()}
@@ -101,6 +103,8 @@ def test_the_same_bytes_on_any_number_of_ranks(drawn, on_ranks, size):
         (lambda: ALittleIsEnough(float("nan")), "z is nan"),
         (lambda: InnerProductManipulation(0.0), "epsilon is 0"),
         (lambda: FangKrum(0.0), "threshold is 0"),
+        (lambda: DiscriminatorOnly(boost=0.0), "boost is 0"),
+        (lambda: DiscriminatorOnly(noise=-1.0), "noise is -1"),
     ],
 )
 def test_values_out_of_range(make, word):

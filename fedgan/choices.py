@@ -85,11 +85,16 @@ def beyond_images(
         pairs = [chosen("attack.update", choice) for choice in several]
         choices, updates = [choice for choice, _ in pairs], [made for _, made in pairs]
         attack.update = choices if isinstance(attack.update, list) else choices[0]
-    for one in updates:
-        if one.needs_discriminators and settings.federation.share != "both":
+    for one in (one for one in updates if one.needs_discriminators):
+        if settings.federation.share != "both":
             raise UserError(
                 f"attack.update: {one.name} poisons discriminators, but federation.share is "
                 f"{settings.federation.share}, so that they stay at home; it must be both"
+            )
+        if isinstance(of_images, NoAttack):
+            raise UserError(
+                f"attack.update: {one.name} hands in discriminators that have seen poisoned "
+                "images, but attack.name is none, so that none is poisoned"
             )
     for before, one in pairwise(updates):
         if one.replaces:

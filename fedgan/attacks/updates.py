@@ -119,7 +119,8 @@ class UpdateAttack(ABC):
     would be lost. Such a one comes first."""
 
     needs_discriminators: ClassVar[bool] = False
-    """Whether it acts through the discriminators, so that these must be shared."""
+    """Whether it acts through poisoned discriminators, so that these must be shared, and images
+    poisoned."""
 
     def doubt(self, n: int, f: int, before: Sequence[UpdateAttack] = ()) -> str | None:
         """Why f attackers among n clients would do little or nothing with it after the attacks

@@ -223,7 +223,7 @@ def scores(strengths: Tensor, spreads: Tensor, believed: Sequence[int] | None = 
 
 
 def network_scores(
-    network: str, strengths: Tensor, rounds: Tensor, believed: Sequence[int] | None = None
+    network: str, strengths: Tensor, rounds: Tensor, believed: Sequence[int]
 ) -> Tensor:
     """The same by one kind of network, by its witnesses [n, w, 2], of clients that were seen in so
     many `rounds` [n] each: less where it was in few."""

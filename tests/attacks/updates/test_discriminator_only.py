@@ -39,3 +39,5 @@ def test_discriminators_must_travel(capsys):
     told = capsys.readouterr().err
     assert "attack.update: discriminator-only poisons discriminators" in told
     assert "Traceback" not in told
+    assert main([*words, "--attack.name=none"]) == 2
+    assert "so that none is poisoned" in capsys.readouterr().err

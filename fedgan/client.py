@@ -89,7 +89,7 @@ class ClientGAN(LightningModule):
         unflatten(parameters, *self._shared)
         self._rng = rng
         if self.hiding is not None:
-            self.hiding.begin(self.generator)
+            self.hiding.begin(*self._shared)
         self.train()
         sums = torch.zeros(2, device=self.device)
         last = sums
@@ -127,6 +127,9 @@ class ClientGAN(LightningModule):
             # Outside autocast: squared gradients of bf16 have 3 digits.
             penalty = self.loss.penalty(self.discriminator, real, fake, labels, self._rng)
             total = loss if penalty is None else loss + penalty_weight * penalty
+        if self.hiding is not None:
+            hidden = self.hiding.of_discriminator(self.discriminator, self._latents(labels), labels)
+            total = total if hidden is None else total + hidden
         optimizer.zero_grad()
         self.manual_backward(total)
         optimizer.step()
@@ -146,7 +149,7 @@ class ClientGAN(LightningModule):
                         reference = self.discriminator(real, labels).float()
                 loss = total = self.loss.generator(reference, logits)
             if self.hiding is not None:
-                total = loss + self.hiding.penalty(images, latents, labels)
+                total = loss + self.hiding.of_generator(images, latents, labels)
             optimizer.zero_grad()
             self.manual_backward(total)
             optimizer.step()

@@ -110,6 +110,12 @@ def deviations(seen: Look, believed: list[int]) -> Look:
     )
 
 
+def of_unit_strength(asked: Tensor) -> Tensor:
+    """What a discriminator asks of samples, gradients of its logits [m, C, H, W], in units of their
+    root mean square: a logit has no scale."""
+    return asked / asked.square().mean().sqrt().clamp(min=torch.finfo(asked.dtype).tiny)
+
+
 def describe(images: Tensor, groups: Groups) -> Tensor:
     """A look at a client's samples as a vector, of which `split` makes a look again."""
     return torch.cat([part.flatten() for part in look(images, groups)])

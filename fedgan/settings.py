@@ -183,8 +183,9 @@ class Attack(Component):
     honest."""
 
     hide: float = 0.0
-    """Weight of a term in their generators' loss that keeps what they draw near the global
-    generator, as an audit sees it: attackers that know of it. 0 hides nothing, 1 a part."""
+    """Weight of terms in their losses that keep what their generators draw, and what discriminators
+    that are shared ask of it, near the global networks', as an audit sees it: attackers that know
+    of it. 0 hides nothing, 1 a part."""
 
     def is_active(self) -> bool:
         """Whether anybody attacks at all. A poison rate of 0 is the clean arm of an attack."""

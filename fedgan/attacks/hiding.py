@@ -6,22 +6,27 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from fedgan.evidence import Groups, logarithms, look
+from fedgan.evidence import Groups, logarithms, look, of_unit_strength
 
 USUAL = (0.02, 0.2, 0.2)
 """What a deviation of mean images, in [-1, 1], and of the logarithms of amplitudes and textures is
 measured by: about what a round of honest training does to them."""
+USUAL_ASKED = (0.15, 0.1, 0.025)
+"""The same of what discriminators ask for, in units of its root mean square."""
 
 
 class Hiding:
-    """A term in a malicious client's generator loss that keeps what it draws near the global
-    generator, as the audit sees it.
+    """Terms in a malicious client's losses that keep what its generator draws, and what its
+    discriminator asks of that, near the global networks', as the audit sees it.
 
-    weight * (mean((m - m_0)^2) / 0.02^2 + mean((a - a_0)^2) / 0.2^2 + mean((t - t_0)^2) / 0.2^2),
-    where m are the mean images, a and t the logarithms of amplitudes and textures of a mini-batch's
-    samples, of all and of each class, and m_0, a_0 and t_0 those that the global generator of the
-    round's beginning draws from the same latents and labels (`fedgan.evidence`, `defenses.audit`).
+    Of its generator, weight * (mean((m - m_0)^2) / 0.02^2 + mean((a - a_0)^2) / 0.2^2 +
+    mean((t - t_0)^2) / 0.2^2), where m are the mean images, a and t the logarithms of amplitudes
+    and textures of a mini-batch's samples, of all and of each class, and m_0, a_0 and t_0 those
+    that the global generator of the round's beginning draws from the same latents and labels
+    (`fedgan.evidence`, `defenses.audit`). Of its discriminator the same with 0.15, 0.1 and 0.025,
+    of the gradients of logits at what that generator draws, against the global discriminator's.
     The latents are the client's own: it knows how the server looks, but not at what.
 
     Args:
@@ -32,21 +37,54 @@ class Hiding:
     def __init__(self, weight: float, classes: int) -> None:
         self.weight = weight
         self.classes = classes
-        self._before: nn.Module | None = None
+        self._generator: nn.Module | None = None
+        self._discriminator: nn.Module | None = None
 
-    def begin(self, generator: nn.Module) -> None:
-        """A round begins; `generator` is the global one."""
-        self._before = copy.deepcopy(generator).requires_grad_(False).eval()
+    def begin(self, generator: nn.Module, discriminator: nn.Module | None = None) -> None:
+        """A round begins from these, the global ones; without a discriminator where it is not
+        shared, and has nothing to hide."""
+        self._generator = _frozen(generator)
+        self._discriminator = None if discriminator is None else _frozen(discriminator)
 
-    def penalty(self, images: Tensor, latents: Tensor, labels: Tensor) -> Tensor:
-        """Of images [B, C, H, W] that the generator has drawn from latents [B, Z] and labels."""
-        assert self._before is not None
+    def of_generator(self, images: Tensor, latents: Tensor, labels: Tensor) -> Tensor:
+        """The term of images [B, C, H, W] that the generator has drawn from latents [B, Z]."""
+        assert self._generator is not None
         with torch.no_grad():
-            before = self._before(latents, labels).float()
+            before = self._generator(latents, labels).float()
+        return self._apart(images.float(), before, labels, USUAL)
+
+    def of_discriminator(
+        self, discriminator: nn.Module, latents: Tensor, labels: Tensor
+    ) -> Tensor | None:
+        """The term of the discriminator as it is now; None where it is not shared."""
+        if self._discriminator is None:
+            return None
+        assert self._generator is not None
+        with torch.no_grad():
+            drawn = self._generator(latents, labels).float()
+        # In the frozen copy, and so in eval mode, as the server runs it.
+        learned = {**dict(discriminator.named_parameters()), **dict(discriminator.named_buffers())}
+        now, before = (self._asked(state, drawn, labels) for state in (learned, {}))
+        return self._apart(now, before, labels, USUAL_ASKED)
+
+    def _asked(self, state: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
+        assert self._discriminator is not None
+        images = images.detach().requires_grad_()
+        logits = functional_call(self._discriminator, state, (images, labels)).float()
+        (found,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+        return of_unit_strength(found)
+
+    def _apart(
+        self, now: Tensor, before: Tensor, labels: Tensor, usual: tuple[float, ...]
+    ) -> Tensor:
         groups = Groups(labels, self.classes)
-        now, then = (logarithms(look(one, groups)) for one in (images.float(), before))
-        apart = [
-            (one - other).square().mean() / usual**2
-            for one, other, usual in zip(now, then, USUAL, strict=True)
+        seen = (logarithms(look(one, groups)) for one in (now, before))
+        parts = [
+            (one - other).square().mean() / size**2
+            for one, other, size in zip(*seen, usual, strict=True)
         ]
-        return self.weight * torch.stack(apart).sum()
+        return self.weight * torch.stack(parts).sum()
+
+
+def _frozen(network: nn.Module) -> nn.Module:
+    return copy.deepcopy(network).requires_grad_(False).eval()

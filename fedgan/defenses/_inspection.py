@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedgan.defenses.base import ServerMeans
-from fedgan.evidence import Groups, Look, describe, description_size, split
+from fedgan.evidence import Groups, Look, describe, description_size, of_unit_strength, split
 from fedgan.updates import UpdateMatrix
 
 CHUNK = 80
@@ -57,7 +57,7 @@ def inspect(updates: UpdateMatrix, server: ServerMeans, samples: int) -> Inspect
         found = [describe(torch.cat([sampler(model, *batch) for batch in drawn]), groups)]
         if critic is not None:
             wishes = torch.cat([critic(model, *batch) for batch in asked])
-            found.append(describe(_of_unit_strength(wishes), groups))
+            found.append(describe(of_unit_strength(wishes), groups))
         return torch.cat(found)
 
     size, networks = description_size(len(groups), sampler.image), 1 if critic is None else 2
@@ -66,8 +66,3 @@ def inspect(updates: UpdateMatrix, server: ServerMeans, samples: int) -> Inspect
     ends = [0, sampler.size, updates.size][: networks + 1]
     norms = torch.stack([updates.part(*pair).norms() for pair in pairwise(ends)], 1)
     return Inspection(looks, norms)
-
-
-def _of_unit_strength(wishes: Tensor) -> Tensor:
-    """Gradients [m, C, H, W] in units of their root mean square: a logit has no scale."""
-    return wishes / wishes.square().mean().sqrt().clamp(min=torch.finfo(wishes.dtype).tiny)

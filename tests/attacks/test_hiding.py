@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedgan.attacks.hiding import USUAL, Hiding
+from fedgan.attacks.hiding import USUAL, USUAL_ASKED, Hiding
 from fedgan.cli import main
 from fedgan.evidence import AMPLITUDE_FLOOR, FLOOR, bands, textures
 
@@ -32,7 +32,7 @@ def test_it_is_0_where_nothing_has_changed_and_the_definition_where_something_ha
     generator, hiding = Linear(), Hiding(3.0, 2)
     hiding.begin(generator)
     labels = torch.tensor([0, 1, 1, 0, 1])
-    assert hiding.penalty(*drawn(generator, labels)).item() == 0
+    assert hiding.of_generator(*drawn(generator, labels)).item() == 0
     before = drawn(generator, labels)[0].detach()
     with torch.no_grad():
         generator.added[0, 2, 3] = 0.5
@@ -48,7 +48,57 @@ def test_it_is_0_where_nothing_has_changed_and_the_definition_where_something_ha
         now, then = (np.log(textures(x[group]).mean(0).detach() + FLOOR) for x in (images, before))
         logs.append((now - then).square().mean() / USUAL[2] ** 2)
     expected = 3 * (maps + torch.stack(spreads).mean().item() + torch.stack(logs).mean().item())
-    assert hiding.penalty(images, latents, labels).item() == pytest.approx(expected, rel=1e-4)
+    assert hiding.of_generator(images, latents, labels).item() == pytest.approx(expected, rel=1e-4)
+
+
+class Asking(nn.Module):
+    """Asks for the same of every image, and for more of it where there is more."""
+
+    def __init__(self):
+        super().__init__()
+        self.wanted = nn.Parameter(torch.linspace(-1, 2, 64).view(1, 8, 8))
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, images, labels):
+        return (self.dropout(self.wanted) * (images + images**2)).flatten(1).sum(1)
+
+
+def test_what_a_discriminator_asks_for_is_hidden_likewise():
+    generator, critic, hiding = Linear(), Asking(), Hiding(3.0, 1)
+    critic.train()
+    hiding.begin(generator, critic)
+    images, latents, labels = drawn(generator, torch.zeros(5, dtype=torch.long))
+    assert hiding.of_discriminator(critic, latents, labels).item() == 0  # dropout is off
+    before = critic.wanted.detach().clone()
+    with torch.no_grad():
+        critic.wanted[0, 2, 3] += 4
+    asked = [wanted * (1 + 2 * images.detach()) for wanted in (critic.wanted.detach(), before)]
+    now, then = (one / one.square().mean().sqrt() for one in asked)
+    told = [
+        (
+            one.mean(0),
+            (bands(one).square().mean((0, 2)) + AMPLITUDE_FLOOR**2).log() / 2,
+            (textures(one).mean(0) + FLOOR).log(),
+        )
+        for one in (now, then)
+    ]
+    expected = 3 * sum(
+        (one - other).square().mean().item() / usual**2
+        for one, other, usual in zip(*told, USUAL_ASKED, strict=True)
+    )
+    term = hiding.of_discriminator(critic, latents, labels)
+    assert term.item() == pytest.approx(expected, rel=1e-4)
+    term.backward()
+    assert critic.wanted.grad[0, 2, 3] > 0
+    assert critic.wanted.grad.abs().argmax() == 2 * 8 + 3
+    assert critic.training  # and so left as it was
+
+
+def test_a_discriminator_that_stays_at_home_has_nothing_to_hide():
+    generator, hiding = Linear(), Hiding(1.0, 2)
+    hiding.begin(generator)
+    _, latents, labels = drawn(generator, torch.tensor([0, 1]))
+    assert hiding.of_discriminator(Asking(), latents, labels) is None
 
 
 def test_its_gradient_leads_back_to_the_global_generator():
@@ -56,7 +106,7 @@ def test_its_gradient_leads_back_to_the_global_generator():
     hiding.begin(generator)
     with torch.no_grad():
         generator.added[0, 2, 3] = 0.5
-    hiding.penalty(*drawn(generator, torch.tensor([0, 1, 0, 1]))).backward()
+    hiding.of_generator(*drawn(generator, torch.tensor([0, 1, 0, 1]))).backward()
     assert generator.added.grad[0, 2, 3] > 0
     assert generator.added.grad.abs().argmax() == 2 * 8 + 3
 
@@ -65,16 +115,16 @@ def test_labels_may_be_several():
     generator, hiding = Linear(), Hiding(1.0, 3)
     hiding.begin(generator)
     several = torch.tensor([[1.0, 0, 1], [0, 0, 0], [0, 1, 1]])
-    assert hiding.penalty(*drawn(generator, several)).item() == 0
+    assert hiding.of_generator(*drawn(generator, several)).item() == 0
 
 
 def test_only_the_attackers_hide_and_only_while_they_attack(tmp_path, monkeypatch):
     seen = []
     begin = Hiding.begin
 
-    def spy(self, generator):
-        seen.append(self.weight)
-        begin(self, generator)
+    def spy(self, *networks):
+        seen.append((self.weight, len(networks)))
+        begin(self, *networks)
 
     monkeypatch.setattr(Hiding, "begin", spy)
     monkeypatch.chdir(tmp_path)
@@ -83,7 +133,7 @@ def test_only_the_attackers_hide_and_only_while_they_attack(tmp_path, monkeypatc
     words = ["train", "smoke.yaml", "--run_dir=run", "--federation.rounds=3", *small]
     words += ["--evaluate.measures=[fidelity]", "--attack.from_round=2", "--attack.hide=2.5"]
     assert main(words) == 0
-    assert seen == [2.5, 2.5]
+    assert seen == [(2.5, 2), (2.5, 2)]  # and its discriminator, which is shared
 
 
 def test_there_must_be_something_to_hide(capsys):

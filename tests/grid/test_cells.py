@@ -177,10 +177,13 @@ def test_what_tells_cells_apart_cannot_be_overridden(write_grid, key):
         read_grid(path, None, [f"--{key}=1"])
 
 
+SHIPPED = ["smoke", "paper", "false-alarms"]
+SHIPPED += ["audit", "audit-settings", "audit-adaptive", "audit-cleanup"]
+
+
 def test_grids_that_ship_are_found_by_name_and_clash_with_no_config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shipped = {"paper", "false-alarms", "smoke", "audit", "audit-settings"}
-    assert {f"{name}.yaml" for name in shipped} == set(config.shipped_grids())
+    assert {f"{name}.yaml" for name in SHIPPED} == set(config.shipped_grids())
     assert config.locate_grid(Path("smoke")) != config.locate(Path("smoke"))
     assert "base" in yaml.safe_load(config.locate_grid(Path("smoke")).read_text())
     assert "base" not in yaml.safe_load(config.locate(Path("smoke")).read_text())
@@ -188,7 +191,7 @@ def test_grids_that_ship_are_found_by_name_and_clash_with_no_config(tmp_path, mo
         config.locate_grid(Path("quickstart"))
 
 
-@pytest.mark.parametrize("name", ["smoke", "paper", "false-alarms", "audit", "audit-settings"])
+@pytest.mark.parametrize("name", SHIPPED)
 def test_grids_that_ship_have_the_arms_they_promise(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     grid = read_grid(name)

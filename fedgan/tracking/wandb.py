@@ -76,10 +76,11 @@ class WandbTracker(Logger):
 
         values = self._of_round(scalars(record))
         for one in record.verdict.exhibits:
-            values |= _images({f"exhibits/client {one.client}": one.picture}, one.words)
+            picture = one.picture.permute(1, 2, 0).numpy()
+            values[f"exhibits/client {one.client}"] = wandb.Image(picture, caption=one.words)
         if record.samples is not None:
-            picture = sample_grid(record.samples, self._info.classes)
-            values["samples"] = wandb.Image(picture, caption=f"round {record.round}")
+            grid = sample_grid(record.samples, self._info.classes)
+            values["samples"] = wandb.Image(grid, caption=f"round {record.round}")
             last = record.round == self._info.settings.federation.rounds
             if last or record.round >= 2 * self._charted:
                 self._charted = record.round

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import html
+import io
+import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from fedgan.cli import main
+from fedgan.defenses.base import Exhibit
+from fedgan.settings import Wandb
+from fedgan.tracking.wandb import WandbTracker
 
 RUN = [
     "train",
@@ -32,8 +43,6 @@ def accusing(monkeypatch, tmp_path):
 
 
 def test_the_run_directory_shows_each_fall_in_standing(accusing, capsys):
-    from PIL import Image
-
     assert main(RUN) == 0
     said = capsys.readouterr().out
     rows = list(csv.DictReader((accusing / "run" / "exhibits.csv").open()))
@@ -44,9 +53,41 @@ def test_the_run_directory_shows_each_fall_in_standing(accusing, capsys):
         assert row["words"].startswith(f"client {row['client']}: ")
         assert row["words"] in said
     assert {row["round"] for row in rows} <= {"3", "4"}
+    # The report has the last one of each client, in itself.
+    assert main(["report", "run"]) == 0
+    page = (accusing / "run" / "report.html").read_text()
+    last = {row["client"]: row for row in rows}
+    shown = re.findall(r'exhibit"><figcaption>(.*?)</figcaption><img src="(.*?)"', page)
+    assert [html.unescape(words) for words, _ in shown] == [
+        last[client]["words"] for client in sorted(last, key=int)
+    ]
+    for (_, uri), client in zip(shown, sorted(last, key=int), strict=True):
+        inside = Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1])))
+        kept = Image.open(accusing / "run" / last[client]["picture"])
+        assert np.array_equal(np.asarray(inside.convert("RGB")), np.asarray(kept.convert("RGB")))
 
 
 def test_a_run_without_any_has_neither_table_nor_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([*RUN, "--federation.rounds=2"]) == 0
     assert not list((tmp_path / "run").glob("exhibits*"))
+
+
+@pytest.mark.slow
+def test_wandb_has_them_under_their_client_with_their_words(info, record, offline):
+    picture = torch.arange(48, dtype=torch.uint8).view(1, 6, 8)
+    tracker = WandbTracker(Wandb(project="p"))
+    tracker.on_start(info)
+    for round in (1, 2):
+        one = record(round)
+        if round == 2:
+            accused = (Exhibit(2, "client 2: a patch, since round 1", picture),)
+            one = replace(one, verdict=replace(one.verdict, exhibits=accused))
+        tracker.on_round(one)
+    tracker.close()
+    (found,) = offline(info.run_dir)
+    first, second = found.rounds()
+    assert not [key for key in first if key.startswith("exhibits")]
+    assert second["exhibits/client 2/caption"] == "client 2: a patch, since round 1"
+    (file,) = info.run_dir.rglob(second["exhibits/client 2/path"].removeprefix("media/"))
+    assert np.array_equal(np.asarray(Image.open(file).convert("L")), picture[0].numpy())

@@ -11,8 +11,10 @@ differ. What misses a goal is bold, and lines below name it.
 
 Columns: AUROC, true and false positives of client-rounds, rounds until attackers are first silenced
 (all, if never), weight that benign clients lost, presence, Frechet distance (its ratio to the
-floor), and the share of the distance that is won back (`fedgan.metrics.recovery`; none where the
-attack did no harm beyond the spread of the seeds).
+floor), and recovery, the share of the harm that is undone (`fedgan.metrics.recovery`): of the
+distance, and of the trigger's leakage, for which a clean generator's presence is taken for 0, since
+clean arms look for the base config's trigger only. There is none where the attack did no harm
+beyond the spread of the seeds, or left its trigger in no more than 1 % of the images.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgan.comparison import distance_of
-from fedgan.metrics.recovery import Recovery, recovery
+from fedgan.metrics.recovery import LEAST_LEAKAGE, leakage_removed, recovery
 from fedgan.runs import NOBODY, UNDEFENDED, Run, read_grid_dir
 
 KEY = ("grid", "data", "attack", "defense", "seed")
@@ -78,7 +80,10 @@ COLUMNS = {
     "presence": Column("presence", "presence", goal=lambda v: v <= 0.01),
     "distance": Column("distance / floor", "distance", False),
 }
+HARM = {"distance": "distance", "leakage": "presence"}
+"""What an attack does, and the column that tells it."""
 RECOVERY = 0.9
+"""Goal: the share of it that is undone."""
 
 
 def line_of(grid: str, run: Run, distance: str) -> dict[str, Any]:
@@ -125,12 +130,19 @@ class Figures:
         own = self.arms.get(arm, {})
         return {seed: float(line[column]) for seed, line in own.items() if line[column]}
 
-    def recovery(self, arm: Arm) -> Recovery | None:
-        """Of the distance; None where one of the three arms has not been trained."""
-        grid, data, attack, _ = arm
-        three = [(grid, data, NOBODY, UNDEFENDED), (grid, data, attack, UNDEFENDED), arm]
-        found = [self.of(one, "distance") for one in three]
-        return recovery(*found) if all(found) else None
+    def recovered(self, arm: Arm, column: str) -> float | None:
+        """How much of the harm is undone, of the distance or of the presence; None where it is not
+        defined, or an arm has not been trained."""
+        grid, data, attack, defense = arm
+        attacked, defended = self.of((*arm[:3], UNDEFENDED), column), self.of(arm, column)
+        if attack == NOBODY or defense == UNDEFENDED or not (attacked and defended):
+            return None
+        if column == "presence":
+            if statistics.fmean(attacked.values()) <= LEAST_LEAKAGE:
+                return None
+            return leakage_removed(dict.fromkeys(attacked, 0.0), attacked, defended).value
+        clean = self.of((grid, data, NOBODY, UNDEFENDED), column)
+        return recovery(clean, attacked, defended).value if clean else None
 
 
 def overview(figures: Figures, grid: str) -> Iterable[str]:
@@ -151,23 +163,24 @@ def overview(figures: Figures, grid: str) -> Iterable[str]:
 def details(figures: Figures, grid: str, columns: Sequence[str]) -> Iterable[str]:
     """A row an attack and a defence; and how many of them miss a goal."""
     heads = [COLUMNS[name].head for name in columns]
-    yield _row(["data", "attack", "defence", "seeds", *heads, "won back"])
-    yield _row(["---"] * (len(columns) + 5))
+    yield _row(["data", "attack", "defence", "seeds", *heads, *(f"{one} undone" for one in HARM)])
+    yield _row(["---"] * (len(columns) + len(HARM) + 4))
     missed: dict[str, list[str]] = {}
     for arm, own in figures.arms.items():
         if arm[0] != grid:
             continue
         values = {name: list(figures.of(arm, name).values()) for name in columns}
-        won = figures.recovery(arm) if arm[2] != NOBODY and arm[3] != UNDEFENDED else None
-        back = "" if won is None or won.value is None else f"{won.value:.2f}"
-        if back and won and won.value is not None and won.value < RECOVERY:
-            back = f"**{back}**"
-        yield _row(
-            [*arm[1:], str(len(own)), *(COLUMNS[name].told(values[name]) for name in columns), back]
-        )
-        for name in columns:
-            if COLUMNS[name].missed(values[name]):
-                missed.setdefault(f"{arm[3]}: {COLUMNS[name].head}", []).append(arm[2])
+        told = [COLUMNS[name].told(values[name]) for name in columns]
+        late = [COLUMNS[name].head for name in columns if COLUMNS[name].missed(values[name])]
+        for harm, column in HARM.items():
+            share = figures.recovered(arm, column)
+            told.append("" if share is None else f"{share:.2f}")
+            if share is not None and share < RECOVERY:
+                told[-1] = f"**{told[-1]}**"
+                late.append(harm)
+        yield _row([*arm[1:], str(len(own)), *told])
+        for what in late:
+            missed.setdefault(f"{arm[3]}: {what}", []).append(f"{arm[2]} ({arm[1]})")
     for what, attacks in sorted(missed.items()):
         yield f"missed by {what} in {len(attacks)}: {', '.join(attacks)}"
 

@@ -28,9 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from fedgan.comparison import distance_of
+from fedgan.errors import UserError
 from fedgan.metrics.recovery import LEAST_LEAKAGE, leakage_removed, recovery
 from fedgan.runs import NOBODY, UNDEFENDED, Run, read_grid_dir
 
+ENCODER = "distance_in"
 KEY = ("grid", "data", "attack", "defense", "seed")
 Line = Mapping[str, str]
 Arm = tuple[str, str, str, str]
@@ -91,7 +93,7 @@ def line_of(grid: str, run: Run, distance: str) -> dict[str, Any]:
     figures = {**run.figures, "distance": run.figures.get(f"{distance}_ratio")}
     kept = {name: figures.get(one.figure) for name, one in COLUMNS.items()}
     kept = {name: "" if value is None else f"{value:.6g}" for name, value in kept.items()}
-    return {**dict(zip(KEY, (grid, *run.labels), strict=True)), **kept}
+    return {**dict(zip(KEY, (grid, *run.labels), strict=True)), **kept, ENCODER: distance}
 
 
 def keep(path: Path, grids: Sequence[Path]) -> list[Line]:
@@ -108,9 +110,13 @@ def keep(path: Path, grids: Sequence[Path]) -> list[Line]:
             line = line_of(grid.name, run, distance)
             found[tuple(str(line[key]) for key in KEY)] = line
     lines = list(found.values())
+    for grid in {line["grid"] for line in lines}:
+        several = sorted({line[ENCODER] for line in lines if line["grid"] == grid})
+        if len(several) > 1:
+            raise UserError(f"{path}: distances of {grid} are of several kinds: {several}")
     if grids:
         with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, [*KEY, *COLUMNS], lineterminator="\n")
+            writer = csv.DictWriter(file, [*KEY, *COLUMNS, ENCODER], lineterminator="\n")
             writer.writeheader()
             writer.writerows(sorted(lines, key=lambda line: (line["grid"], int(line["seed"]))))
     return lines
@@ -195,7 +201,10 @@ def main() -> None:
     parser.add_argument("grids", type=Path, nargs="*", metavar="GRID_DIR")
     parser.add_argument("--columns", nargs="+", choices=[*COLUMNS], default=[*COLUMNS])
     options = parser.parse_args()
-    figures = Figures(keep(options.kept, options.grids))
+    try:
+        figures = Figures(keep(options.kept, options.grids))
+    except UserError as error:
+        parser.error(str(error))
     for grid in dict.fromkeys(arm[0] for arm in figures.arms):
         print(f"\n{grid}: presence at the end, and AUROC\n")
         print("\n".join(overview(figures, grid)))

@@ -55,9 +55,10 @@ class ClientGAN(LightningModule):
         self.training_settings = training
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.steps = 0
-        self._shared: list[nn.Module] = [generator]
+        self.shared: list[nn.Module] = [generator]
+        """The networks that travel, the generator first."""
         if share_discriminator:
-            self._shared.append(discriminator)
+            self.shared.append(discriminator)
         self._rng = torch.Generator()
         self.hiding: Hiding | None = None
         """Of a client that is attacking, and hides it."""
@@ -86,10 +87,8 @@ class ClientGAN(LightningModule):
         The update [P] is local minus global; the losses [4] are d_loss and g_loss, means over the
         round, and those of the last mini-batch. Both stay on the device.
         """
-        unflatten(parameters, *self._shared)
+        unflatten(parameters, *self.shared)
         self._rng = rng
-        if self.hiding is not None:
-            self.hiding.begin(*self._shared)
         self.train()
         sums = torch.zeros(2, device=self.device)
         last = sums
@@ -98,7 +97,7 @@ class ClientGAN(LightningModule):
             last = self.training_step(batch, self.steps)
             sums = sums + last
             self.steps += 1
-        update = flatten(*self._shared) - parameters
+        update = flatten(*self.shared) - parameters
         means = sums / (self.steps - before)
         return update, torch.cat([means, last])
 

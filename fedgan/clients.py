@@ -220,13 +220,16 @@ class ClientPool:
         try:
             if client.poisoned is not None and self.schedule.active(number, round):
                 images = client.poisoned
-                if self.malice.needs_honest_losses(number, round):
+                asked = self.malice.needs_honest_losses(number, round)
+                if asked or client.hiding is not None:
                     report = self._local_steps(
                         client, client.clean, parameters, round, purpose, update, end
                     )
                     if not finished(report):
                         return report
-                    honest = losses_of(report)
+                    honest = losses_of(report) if asked else None
+                    if client.hiding is not None:
+                        client.hiding.begin(*client.gan.shared)
                     client.undo()
                     client.begin()
             if images is client.poisoned:

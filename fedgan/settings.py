@@ -184,8 +184,8 @@ class Attack(Component):
 
     hide: float = 0.0
     """Weight of terms in their losses that keep what their generators draw, and what discriminators
-    that are shared ask of it, near the global networks', as an audit sees it: attackers that know
-    of it. 0 hides nothing, 1 a part."""
+    that are shared ask of it, near what honest training of the same round comes to, as an audit
+    sees it: attackers that know of it, and train twice. 0 hides nothing, 1 nearly all."""
 
     def is_active(self) -> bool:
         """Whether anybody attacks at all. A poison rate of 0 is the clean arm of an attack."""

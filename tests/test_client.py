@@ -45,7 +45,7 @@ def client(cluster, *, share=True, **training):
 
 
 def shared(gan):
-    return flatten(*gan._shared)
+    return flatten(*gan.shared)
 
 
 def play(gan, parameters, round=1, steps=STEPS):

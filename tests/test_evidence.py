@@ -29,6 +29,11 @@ def corner():
     return image
 
 
+def laplacian(image):
+    moved = [image.roll(step, axis) for step in (1, -1) for axis in (-1, -2)]
+    return sum(moved) - 4 * image
+
+
 def alone(count):
     return Groups(torch.zeros(count, dtype=torch.int64), 1)
 
@@ -40,8 +45,9 @@ def alone(count):
         lambda image: image + 0.2,
         lambda image: image + 0.1 * image**2,
         lambda image: image + 0.1 * image.roll(1, -1) - 0.1 * image.roll(-1, -1),
+        lambda image: image + 0.1 * laplacian(image),
     ],
-    ids=["contrast", "brightness", "gamma", "shift"],
+    ids=["contrast", "brightness", "gamma", "shift", "blur"],
 )
 def test_what_equipment_does_to_the_whole_image_is_explained(change):
     y, x = torch.meshgrid(*[torch.linspace(-1, 1, 32)] * 2, indexing="ij")

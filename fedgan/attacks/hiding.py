@@ -19,14 +19,15 @@ USUAL_ASKED = (0.15, 0.1, 0.025)
 
 class Hiding:
     """Terms in a malicious client's losses that keep what its generator draws, and what its
-    discriminator asks of that, near the global networks', as the audit sees it.
+    discriminator asks of that, near what honest training would have come to, as the audit sees it.
+    The client trains twice: on its images as they are, which tells that, and then with its trigger.
 
     Of its generator, weight * (mean((m - m_0)^2) / 0.02^2 + mean((a - a_0)^2) / 0.2^2 +
     mean((t - t_0)^2) / 0.2^2), where m are the mean images, a and t the logarithms of amplitudes
     and textures of a mini-batch's samples, of all and of each class, and m_0, a_0 and t_0 those
-    that the global generator of the round's beginning draws from the same latents and labels
-    (`fedgan.evidence`, `defenses.audit`). Of its discriminator the same with 0.15, 0.1 and 0.025,
-    of the gradients of logits at what that generator draws, against the global discriminator's.
+    that its honest generator draws from the same latents and labels (`fedgan.evidence`,
+    `defenses.audit`). Of its discriminator the same with 0.15, 0.1 and 0.025, of the gradients of
+    logits at what that generator draws, against its honest discriminator's.
     The latents are the client's own: it knows how the server looks, but not at what.
 
     Args:
@@ -41,8 +42,8 @@ class Hiding:
         self._discriminator: nn.Module | None = None
 
     def begin(self, generator: nn.Module, discriminator: nn.Module | None = None) -> None:
-        """A round begins from these, the global ones; without a discriminator where it is not
-        shared, and has nothing to hide."""
+        """These are what honest training of this round has come to; without a discriminator where
+        it is not shared, and has nothing to hide."""
         self._generator = _frozen(generator)
         self._discriminator = None if discriminator is None else _frozen(discriminator)
 

@@ -24,7 +24,7 @@ class Cleanup:
         way: `rollback` goes back to the global model before the first round in which the client
             counted for anything, of those since `LEAD` rounds before its first alarm that counts;
             `remove` takes off what its updates since that alarm were weighed by; `none` trains on.
-        memory: rounds whose models are kept: what was put in before these stays.
+        memory: rounds that can be undone, the one at hand besides: what was put in before stays.
     """
 
     def __init__(self, way: Way, memory: int) -> None:
@@ -40,7 +40,7 @@ class Cleanup:
         """A round begins from these global parameters [P]."""
         if self.way == "rollback":
             self.models[round] = parameters  # the server makes new ones
-            self._keep(lambda kept: kept > round - self.memory)
+            self._keep(lambda kept: kept >= round - self.memory)
 
     def correction(self, newly: Mapping[int, int], round: int, parameters: Tensor) -> Tensor | None:
         """What is to be added in this round to the global parameters [P], for clients that are

@@ -37,22 +37,24 @@ def exhibit(client: int, standing: Standing, ratios: Tensor, images: Tensor) -> 
     The picture has to the left what its networks have that the others' have not, accumulated, gray
     where there is no difference: what its images have in the mean, or how much a place of them
     varies, or what its discriminator asks of images, or the pattern that is more, or less, frequent
-    wherever it is. To the right that place is cut out: of its mean image, or of what is asked for.
-    Each is enlarged by a whole factor.
+    wherever it is. To the right that place is cut out, or the whole where there is none: of its
+    mean image, or of what its discriminator asks for more than the others'. Each is enlarged by a
+    whole factor.
     """
     found = _strongest(ratios, len(standing.evidence))
     told = standing.evidence[NETWORKS.index(found.network)].total
-    whose = "its discriminator asks for " if found.network == "critic" else ""
+    maps, whose = bands(told.maps).sum(1), ""
+    if found.network == "critic":
+        images, whose = _contrast(maps), "its discriminator asks for "
     if found.kind == "texture":
         what, left, right = _texture(told.textures, images)
     elif found.kind == "amplitude":
-        what, left, right = _placed(told.amplitudes, images, "in some images, something")
+        what, left, right = _placed(told.amplitudes, images, "something in some images")
     elif found.kind == "map":
-        maps = bands(told.maps).sum(1)
-        what, left, right = _placed(maps, maps if whose else images, "a pattern")
+        what, left, right = _placed(maps, images, "a pattern")
     else:
         what, right = "other details all over", images[0]
-        left = _contrast(bands(told.maps).sum(1)[0])
+        left = _contrast(maps[0])
     words = f"{whose}{what}, {found.times:.1f} times the usual, since round {standing.since}"
     return Exhibit(client, f"client {client}: {words}", _beside(_enlarged(left), _enlarged(right)))
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
-from fedgan.defenses.base import ServerMeans
+from fedgan.defenses.base import Sampler, ServerMeans
 from fedgan.evidence import Groups, Look, describe, description_size, of_unit_strength, split
+from fedgan.reports import Report
 from fedgan.updates import UpdateMatrix
 
 CHUNK = 80
@@ -36,17 +39,38 @@ class Inspection:
         return torch.stack(parts).all(0)
 
 
-def inspect(updates: UpdateMatrix, server: ServerMeans, samples: int) -> Inspection:
+def _unforeseen(reports: Sequence[Report]) -> str:
+    """What no client knows before it has handed in its networks, though it may know the seed: what
+    all the others report in this round."""
+    losses = [(one.d_loss, one.g_loss, one.d_loss_last, one.g_loss_last) for one in reports]
+    return torch.tensor(losses, dtype=torch.float64).numpy().tobytes().hex()
+
+
+def _labels(sampler: Sampler, samples: int, rng: torch.Generator) -> tuple[Tensor, Groups]:
+    """Labels that are drawn for, and which of the samples are looked at together. Where an image
+    may have several, those of one class, those of two, and those of none, a class of its own: what
+    a network does with none or two is no sum of what it does with one."""
+    classes = sampler.classes
+    drawn_for = torch.arange(samples) % (classes + sampler.multi_label)
+    if not sampler.multi_label:
+        return drawn_for, Groups(drawn_for, classes)
+    has = one_hot(drawn_for, classes + 1)
+    second = torch.randint(classes, (samples,), generator=rng)
+    twice = (torch.arange(samples) // (classes + 1) % 2 == 1) & (drawn_for < classes)
+    has = (has | one_hot(second, classes + 1) * twice[:, None]).float()
+    return has[:, :classes].contiguous(), Groups(has, classes + 1)
+
+
+def inspect(
+    updates: UpdateMatrix, reports: Sequence[Report], server: ServerMeans, samples: int
+) -> Inspection:
     """Runs every client's networks on `samples` latents and labels of this round. Each rank runs
     those of its own clients."""
     sampler, critic, device = server.sampler, server.critic, server.parameters.device
     assert sampler is not None
-    latents = torch.randn((samples, sampler.latent_dim), generator=server.rng("audit"))
-    drawn_for = torch.arange(samples) % sampler.classes
-    labels = drawn_for
-    if sampler.multi_label:
-        labels = torch.nn.functional.one_hot(drawn_for, sampler.classes).float()
-    groups = Groups(drawn_for, sampler.classes)
+    rng = server.rng("audit", _unforeseen(reports))
+    latents = torch.randn((samples, sampler.latent_dim), generator=rng)
+    labels, groups = _labels(sampler, samples, rng)
     drawn = list(zip(latents.to(device).split(CHUNK), labels.to(device).split(CHUNK), strict=True))
     asked = []
     if critic is not None:

@@ -266,11 +266,11 @@ def with_losses(found: Tensor, told: Tensor) -> Tensor:
     return torch.maximum(found, math.sqrt(2) * torch.minimum(found, told))
 
 
-def bounds(norms: Tensor, believed: Sequence[int]) -> Tensor:
+def bounds(norms: Tensor, usual: Tensor) -> Tensor:
     """Factors of the weights of updates whose networks are moved by `norms` [n, networks]: what
-    makes the weight times the norm no more than `BOUND` times that of the median client believed,
-    [n]. A client may do much with one update before anybody can know what it is."""
-    usual = norms[list(believed)].quantile(0.5, 0).clamp(min=torch.finfo(norms.dtype).tiny)
+    makes the weight times the norm no more than `BOUND` times the `usual` one [networks], [n]. A
+    client may do much with one update before anybody can know what it is."""
+    usual = usual.clamp(min=torch.finfo(norms.dtype).tiny)
     found: Tensor = (BOUND / (norms / usual).amax(1)).clamp(max=1)
     return found
 

@@ -74,7 +74,7 @@ class Audit(Detector):
     either network by more than five times as much as the median client has so much less weight in
     that round, and whose networks give what is not finite has none, which is an alarm besides.
     Where fewer than three are left to compare with, a round tells nothing: weights are those of the
-    standings.
+    standings, and the median client is that of the last round that had one.
 
     Assumes n >= 2f + 1. Costs `samples` images of each client a round, as many gradients, and
     memory of a few times (1 + classes) C H W for each client.
@@ -88,7 +88,7 @@ class Audit(Detector):
             weight, since two rounds before its first alarm that counts (`memory` rounds at most);
             `remove` takes off what its updates since that alarm were weighed by (where no rule
             follows); and `none` trains on.
-        memory: rounds whose models are kept for that.
+        memory: rounds that can be undone for that, the one at hand besides.
         losses: let the mean losses that clients report speak too. They are accumulated and scored
             likewise, and believed as far as the audit agrees: a client's score is at least sqrt(2)
             times the smaller of the two.
@@ -127,6 +127,8 @@ class Audit(Detector):
         self.standings: dict[int, Standing] = {}
         self.usual: list[Tensor] = []
         """How much each texture differs between honest clients, by network: [groups, features]."""
+        self.usual_norms: Tensor | None = None
+        """How far the median client moved its networks when there was one, [networks]."""
 
     def check(self, n: int) -> None:
         if n < FEWEST:
@@ -141,7 +143,8 @@ class Audit(Detector):
                 f"defense: {self.name} needs images of at least {SMALLEST}x{SMALLEST} pixels; "
                 f"data.size is {min(server.sampler.image[1:])}"
             )
-        return self.judge(updates, reports, inspect(updates, server, self.samples), server)
+        seen = inspect(updates, reports, server, self.samples)
+        return self.judge(updates, reports, seen, server)
 
     def judge(
         self,
@@ -164,7 +167,9 @@ class Audit(Detector):
             found, alarms, ratios = self._evidence(updates, reports, looks, finite, believed)
             for i, client in enumerate(updates.clients):
                 self.standings[client].judge(float(found[i]), bool(alarms[i]), server.round)
-            limits = limits * bounds(seen.norms, believed)
+            self.usual_norms = seen.norms[believed].quantile(0.5, 0)
+        if self.usual_norms is not None:
+            limits = limits * bounds(seen.norms, self.usual_norms)
         now = trusts(self.standings)
         fallen = {client for client, trust in now.items() if trust < before.get(client, 1.0)}
         exhibits = tuple(
@@ -279,12 +284,18 @@ class Audit(Detector):
 
     def state_dict(self) -> dict[str, Any]:
         standings = {client: one.state_dict() for client, one in self.standings.items()}
-        return {"standings": standings, "usual": self.usual, "cleanup": self.cleanup.state_dict()}
+        return {
+            "standings": standings,
+            "usual": self.usual,
+            "usual_norms": self.usual_norms,
+            "cleanup": self.cleanup.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         found = state["standings"].items()
         self.standings = {client: Standing.from_state(one) for client, one in found}
         self.usual = list(state["usual"])
+        self.usual_norms = state["usual_norms"]
         self.cleanup.load_state_dict(state["cleanup"])
 
 

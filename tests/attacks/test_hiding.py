@@ -1,6 +1,8 @@
-"""The attacker that keeps what it draws near the global generator."""
+"""The attacker that keeps what it draws near what an honest generator would."""
 
 from __future__ import annotations
+
+from itertools import tee
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from torch import nn
 from fedgan.attacks.hiding import USUAL, USUAL_ASKED, Hiding
 from fedgan.cli import main
 from fedgan.evidence import AMPLITUDE_FLOOR, FLOOR, bands, textures
+from fedgan.local import LocalClient
+from fedgan.vectors import flatten
 
 
 class Linear(nn.Module):
@@ -101,7 +105,7 @@ def test_a_discriminator_that_stays_at_home_has_nothing_to_hide():
     assert hiding.of_discriminator(Asking(), latents, labels) is None
 
 
-def test_its_gradient_leads_back_to_the_global_generator():
+def test_its_gradient_leads_back_to_the_honest_generator():
     generator, hiding = Linear(), Hiding(1.0, 2)
     hiding.begin(generator)
     with torch.no_grad():
@@ -119,21 +123,39 @@ def test_labels_may_be_several():
 
 
 def test_only_the_attackers_hide_and_only_while_they_attack(tmp_path, monkeypatch):
-    seen = []
-    begin = Hiding.begin
+    seen, trained = [], []
+    begin, train = Hiding.begin, LocalClient.train
 
     def spy(self, *networks):
-        seen.append((self.weight, len(networks)))
+        seen.append((self.weight, flatten(*networks)))
         begin(self, *networks)
 
+    def spy_too(self, parameters, batches, rng, update, **how):
+        hiding = self.gan.hiding is not None
+        images, batches = tee(batches)
+        report = train(self, parameters, batches, rng, update, **how)
+        if self.hiding is not None:
+            pixels = torch.cat([batch[0] for batch in images])
+            trained.append((hiding, pixels, parameters + update))
+        return report
+
     monkeypatch.setattr(Hiding, "begin", spy)
+    monkeypatch.setattr(LocalClient, "train", spy_too)
     monkeypatch.chdir(tmp_path)
     small = ["--federation.local_steps=1", "--data.init_args.train=200", "--evaluate.every=0"]
     small += ["--cluster.threads=1"]
     words = ["train", "smoke.yaml", "--run_dir=run", "--federation.rounds=3", *small]
     words += ["--evaluate.measures=[fidelity]", "--attack.from_round=2", "--attack.hide=2.5"]
     assert main(words) == 0
-    assert seen == [(2.5, 2), (2.5, 2)]  # and its discriminator, which is shared
+    assert [weight for weight, _ in seen] == [2.5, 2.5]
+    assert [hiding for hiding, _, _ in trained] == [False, False, True, False, True]
+    # First as an honest client, of which both networks are what it hides behind; then, from the
+    # same model and with the same images, with the trigger.
+    for (_, anchor), honest, malicious in zip(seen, trained[1::2], trained[2::2], strict=True):
+        torch.testing.assert_close(anchor, honest[2])
+        assert not torch.equal(honest[2], malicious[2])
+        changed = (honest[1] != malicious[1]).flatten(1)
+        assert 0 < changed.float().mean() < 0.05
 
 
 def test_there_must_be_something_to_hide(capsys):

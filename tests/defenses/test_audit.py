@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
 from fedgan.defenses._cleanup import LEAD
-from fedgan.defenses._suspicion import Evidence, Standing, trusts
+from fedgan.defenses._suspicion import ALARMS_TO_EXCLUDE, Evidence, Standing, trusts
 from fedgan.defenses.api import make_defense
 from fedgan.defenses.audit import Audit
 from fedgan.defenses.base import ServerMeans
@@ -41,13 +43,13 @@ def honest(n):
     return [Report(i, 1, 10, 1.0, 1.0, 1.0, 1.0) for i in range(n)]
 
 
-def play(audit, plant, n=5, rounds=8, chance=0.01, seed=0, weights=None, move=True):
+def play(audit, plant, n=5, rounds=8, chance=0.01, seed=0, weights=None, move=True, start=1):
     """Rounds of clients whose updates are chance, most of it coarse, and what `plant(round,
     client)` adds to images [K, H, W]; the verdicts, and the global parameters at the end."""
     rng = torch.Generator().manual_seed(seed)
     parameters = torch.zeros(CLASSES * PIXELS)
     verdicts = []
-    for round in range(1, rounds + 1):
+    for round in range(start, start + rounds):
         rows = chance * torch.randn((n, CLASSES * PIXELS), generator=rng)
         rows += 3 * chance * coarse(n, rng).flatten(1)
         for client in range(n):
@@ -252,6 +254,11 @@ def test_the_excluded_stay_so_where_they_are_most_of_those_drawn(rules):
     verdict = defense(updates, reports, server)
     assert verdict.scores.isfinite().all()
     assert (verdict.weights > 0).tolist() == [False, True, True, True]
+    # What is usual is remembered for a round that cannot tell: no update may do harm beyond it.
+    updates, reports = drawn(0, 1, 2, 3, 4)
+    updates.rows[3] *= 1000
+    found = audit(updates, reports, server).weights  # an unweighted rule behind has its own means
+    assert found[3] < 0.01 < 0.99 < found[4]
 
 
 @pytest.mark.parametrize("rounds", [{2}, set(range(1, 9))])
@@ -335,15 +342,21 @@ def test_images_must_have_room_for_textures():
         Audit()(*drawn(0, 1, 2), ServerMeans(1, torch.zeros(CLASSES * PIXELS), 3, Tiny()))
 
 
-def test_a_resume_goes_on_with_the_same_bytes():
-    halves, first = Audit(), Audit()
-    play(first, patch_by(0), rounds=6)
-    halves.load_state_dict(first.state_dict())
-    more = play(first, patch_by(0), rounds=2, seed=9)[0]
-    again = play(halves, patch_by(0), rounds=2, seed=9)[0]
+@pytest.mark.parametrize("way", ["rollback", "remove"])
+def test_a_resume_goes_on_with_the_same_bytes(way, tmp_path):
+    """Between the first alarm and the exclusion, which has to undo what was done before."""
+    kept, first = Audit(cleanup=way), Audit(cleanup=way)
+    play(first, patch_by(0), rounds=3)
+    assert 0 < first.standings[0].alarms < ALARMS_TO_EXCLUDE
+    torch.save(first.state_dict(), tmp_path / "state")
+    kept.load_state_dict(torch.load(tmp_path / "state", weights_only=False))
+    more, again = (play(one, patch_by(0), rounds=2, seed=9, start=4)[0] for one in (first, kept))
+    assert any(verdict.correction is not None for verdict in more)
     for one, other in zip(more, again, strict=True):
         assert torch.equal(one.scores, other.scores)
         assert torch.equal(one.weights, other.weights)
+        assert (one.correction is None) == (other.correction is None)
+        assert one.correction is None or torch.equal(one.correction, other.correction)
 
 
 def test_a_rule_behind_it_sees_only_who_is_left():
@@ -377,7 +390,8 @@ def test_a_discriminator_that_asks_for_a_patch_is_found_whatever_its_generator_d
         assert not verdict.flagged[[0, 1, 2, 4]].any()
         shown += verdict.exhibits
     assert verdict.weights[3] == 0
-    assert "client 3: its discriminator asks for a pattern at row 1" in shown[0].words
+    asks = "client 3: its discriminator asks for (a pattern|something in some images) at row 1"
+    assert re.match(asks, shown[0].words)
 
 
 def reports_of(g_losses):

@@ -29,8 +29,9 @@ def test_rollback_a_second_time_goes_back_as_far_as_the_first():
     cleanup.begin(6, torch.tensor([2.5]))
     assert cleanup.correction({1: 6}, 6, torch.tensor([2.7])).item() == pytest.approx(2 - 2.7)
     rounds_of(cleanup, 7, *7 * [all_three])
+    cleanup.begin(14, torch.tensor([0.0]))
     oldest = cleanup.correction({2: 6}, 14, torch.tensor([0.0]))
-    assert oldest.item() == 8
+    assert oldest.item() == 8  # six finished rounds are undone: 8 to 13
 
 
 def test_rollback_undoes_no_round_in_which_the_client_counted_for_nothing():
@@ -46,3 +47,10 @@ def test_what_a_suspect_put_in_is_remembered_while_it_is_not_drawn():
     rounds_of(cleanup, 1, (0, 1), (1, 2), (0, 1, 2), suspects={0})
     taken_off = cleanup.correction({0: 1}, 4, torch.tensor([4.0]))
     assert taken_off.item() == pytest.approx(-1 / 2 - 1 / 3)
+
+
+def test_with_a_memory_of_one_round_that_round_is_undone():
+    cleanup = Cleanup("rollback", 1)
+    rounds_of(cleanup, 1, *3 * [(0, 1)])
+    cleanup.begin(4, torch.tensor([4.0]))
+    assert cleanup.correction({0: 2}, 4, torch.tensor([4.0])).item() == 3 - 4

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
-from fedgan.defenses._suspicion import p_values, scores
+from fedgan.defenses._suspicion import bounds, p_values, scores
 
 
 def test_p_values_are_those_of_the_highest_of_several_normals():
@@ -21,3 +22,37 @@ def test_scores_do_not_depend_on_units_or_order():
     torch.testing.assert_close(scores(strengths * torch.arange(1.0, 13.0), spreads), expected)
     order = torch.randperm(7)
     torch.testing.assert_close(scores(strengths[order], spreads), expected[order])
+
+
+def test_a_score_worked_out_by_hand():
+    """Of five, the shortest interval that holds three has 0, 0.1 and 0.3; their mean is 0.4 / 3,
+    and half of their width over the normal distribution's quartile is the spread."""
+    logs = torch.tensor([0.0, 0.1, 0.3, 0.8, -2.0], dtype=torch.float64)
+    known = 0.3 / (2 * 0.6745) * np.sqrt(1 + 1 / 3)
+    found = scores(logs.exp()[:, None], torch.tensor([0.01]))
+    np.testing.assert_allclose(found, (logs - 0.4 / 3) / known, atol=1e-12)
+    least = scores(logs.exp()[:, None], torch.tensor([0.5]))  # never less than honest clients'
+    np.testing.assert_allclose(least, (logs - 0.4 / 3) / (0.5 * np.sqrt(4 / 3)), atol=1e-12)
+    other = torch.stack([logs.exp(), torch.ones(5, dtype=torch.float64)], 1)
+    torch.testing.assert_close(  # the highest of its witnesses speaks
+        scores(other, torch.tensor([0.01, 0.1])), found.clamp(min=0), atol=1e-12, rtol=0
+    )
+    # Of those believed alone: two of three, 0 and 0.1.
+    some = scores(logs.exp()[:, None], torch.tensor([0.01]), [0, 1, 3])
+    np.testing.assert_allclose(some, (logs - 0.05) / (0.1 / 1.349 * np.sqrt(1.5)), atol=1e-12)
+
+
+@pytest.mark.parametrize(("n", "bad"), [(4, 1), (5, 2), (9, 4), (20, 9)])
+def test_a_minority_that_agrees_can_neither_be_the_half_nor_stretch_it(n, bad):
+    honest = 0.1 * torch.randn(n - bad, 1, generator=torch.manual_seed(n), dtype=torch.float64)
+    for away in (3.0, 300.0):
+        colluders = torch.full((bad, 1), away, dtype=torch.float64)
+        found = scores(torch.cat([colluders, honest]).exp(), torch.tensor([0.2]))
+        assert (found[:bad] > 8).all()
+        assert found[bad:].abs().max() < 3
+
+
+def test_bounds_hold_weight_times_norm_to_five_times_the_usual():
+    norms = torch.tensor([[1.0, 2.0], [5.0, 9.0], [1.0, 40.0], [30.0, 2.0]], dtype=torch.float64)
+    found = bounds(norms, torch.tensor([1.0, 2.0], dtype=torch.float64))
+    np.testing.assert_allclose(found, [1, 1, 1 / 4, 1 / 6])

@@ -22,7 +22,9 @@ class Cleanup:
 
     Args:
         way: `rollback` goes back to the global model before the first round in which the client
-            counted for anything, of those since `LEAD` rounds before its first alarm that counts;
+            counted for anything, of those since `LEAD` rounds before its first alarm that counts,
+            and drops the updates of the round at hand: they were trained from what is undone, and
+            against discriminators that had learned the trigger;
             `remove` takes off what its updates since that alarm were weighed by; `none` trains on.
         memory: rounds that can be undone, the one at hand besides: what was put in before stays.
     """
@@ -35,6 +37,11 @@ class Cleanup:
         self.counted: dict[int, frozenset[int]] = {}
         """The clients with a weight in each round."""
         self.put_in: dict[int, Tensor] = {}
+
+    @property
+    def undoes_round(self) -> bool:
+        """Whether a correction takes the place of the updates of its round."""
+        return self.way == "rollback"
 
     def begin(self, round: int, parameters: Tensor) -> None:
         """A round begins from these global parameters [P]."""

@@ -85,7 +85,8 @@ class Audit(Detector):
         alarm_rate: false alarms for a client in a round, at most, in (0, 0.5).
         cleanup: what is done when a client is excluded about what it has put into the global
             model: `rollback` goes back to the model before the first round in which it had a
-            weight, since two rounds before its first alarm that counts (`memory` rounds at most);
+            weight, since two rounds before its first alarm that counts (`memory` rounds at most),
+            and drops this round's updates, which were trained from what is undone;
             `remove` takes off what its updates since that alarm were weighed by (where no rule
             follows); and `none` trains on.
         memory: rounds that can be undone for that, the one at hand besides.
@@ -188,7 +189,15 @@ class Audit(Detector):
         suspects = {client for client, one in self.standings.items() if one.alarms and now[client]}
         self.cleanup.end(server.round, updates, weights, suspects)
         acted = bool((trust < 1).any())
-        return Verdict(weights, found, alarms, acted, correction=correction, exhibits=exhibits)
+        return Verdict(
+            weights,
+            found,
+            alarms,
+            acted,
+            correction=correction,
+            undoes_round=correction is not None and self.cleanup.undoes_round,
+            exhibits=exhibits,
+        )
 
     def _evidence(
         self,

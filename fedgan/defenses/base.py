@@ -103,8 +103,10 @@ class Verdict:
         flagged: bool [n].
         acted: whether the verdict changed any weight in this round.
         aggregate: the joined update [P] of a rule that is not a weighted mean, else None.
-        correction: what is added to the global model beside it [P], to undo what clients put there
-            before they were found out; or None.
+        correction: what is added to the global model [P], to undo what clients put there before
+            they were found out; or None.
+        undoes_round: whether the correction is all that is added: the updates were trained from
+            what it undoes. The weights are then those that they were to be joined under.
         exhibits: what speaks against the clients that are accused.
     """
 
@@ -114,6 +116,7 @@ class Verdict:
     acted: bool = False
     aggregate: Tensor | None = None
     correction: Tensor | None = None
+    undoes_round: bool = False
     exhibits: tuple[Exhibit, ...] = field(default=(), repr=False)
 
     @classmethod
@@ -139,7 +142,10 @@ class Verdict:
         )
 
     def joined(self, updates: UpdateMatrix) -> Tensor:
-        """The aggregate update [P]: the rule's own, or the mean under the weights; corrected."""
+        """The aggregate update [P]: the rule's own, or the mean under the weights; corrected, or
+        the correction in its place."""
+        if self.undoes_round and self.correction is not None:
+            return self.correction
         own = self.aggregate
         if own is None:
             own = updates.weighted_mean(self.weights)

@@ -22,7 +22,7 @@ class Detected(Defense):
     It starts from the weights that the detector leaves. The scores are the detector's; a client is
     flagged if either says so. Where fewer are left than the rule needs, their mean is taken; where
     nobody is, the global model stays as it is. Where the detector undoes what was done, the rule
-    begins anew (`Stage.restart`).
+    begins anew (`Stage.restart`); where it undoes this round as well, in the next one.
 
     Args:
         detector: judges all clients.
@@ -59,7 +59,7 @@ class Detected(Defense):
         found = self.detector(updates, reports, server)
         if found.correction is not None:
             self.rule.restart()
-        if not found.weights.any():
+        if found.undoes_round or not found.weights.any():
             return found
         left = found.weights.nonzero().flatten().tolist()
         seen = updates.only(left, found.weights[left] / found.weights[left].sum())

@@ -320,6 +320,7 @@ def test_rollback_goes_back_to_a_model_from_before_the_first_alarm():
     assert since <= fell
     back = max(0, since - 1 - LEAD)
     torch.testing.assert_close(seen[fell] + verdicts[fell].correction, seen[back])
+    torch.testing.assert_close(seen[fell + 1], seen[back])  # without any update of that round
 
 
 def test_what_a_rule_keeps_of_the_way_is_forgotten_with_it():
@@ -330,7 +331,11 @@ def test_what_a_rule_keeps_of_the_way_is_forgotten_with_it():
     fell = next(i for i, verdict in enumerate(verdicts) if verdict.correction is not None)
     verdicts, _ = play(defense, patch_by(0, start=3), n=4, rounds=fell + 1)
     assert verdicts[fell].correction is not None
-    torch.testing.assert_close(momentum.m, verdicts[fell].aggregate)
+    assert momentum.m is None
+    again = make_defense(["audit", "fedavgm"])
+    verdicts, _ = play(again, patch_by(0, start=3), n=4, rounds=fell + 2)
+    momentum = again.rule.after[0]
+    torch.testing.assert_close(momentum.m, verdicts[fell + 1].aggregate)
     assert momentum.m.abs().max() < 0.1
 
 

@@ -82,6 +82,8 @@ COLUMNS = {
     "presence": Column("presence", "presence", goal=lambda v: v <= 0.01),
     "distance": Column("distance / floor", "distance", False),
 }
+HEADS = [*KEY, *COLUMNS, ENCODER]
+"""Of a line that is kept."""
 HARM = {"distance": "distance", "leakage": "presence"}
 """What an attack does, and the column that tells it."""
 RECOVERY = 0.9
@@ -102,6 +104,9 @@ def keep(path: Path, grids: Sequence[Path]) -> list[Line]:
     if path.is_file():
         with path.open(encoding="utf-8", newline="") as file:
             lines = list(csv.DictReader(file))
+        lacks = [key for key in HEADS if any(line.get(key) is None for line in lines)]
+        if lacks:
+            raise UserError(f"{path}: is not what this keeps: no {', '.join(lacks)}")
     found = {tuple(line[key] for key in KEY): line for line in lines}
     for grid in grids:
         runs = read_grid_dir(grid).runs
@@ -116,7 +121,7 @@ def keep(path: Path, grids: Sequence[Path]) -> list[Line]:
             raise UserError(f"{path}: distances of {grid} are of several kinds: {several}")
     if grids:
         with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, [*KEY, *COLUMNS, ENCODER], lineterminator="\n")
+            writer = csv.DictWriter(file, HEADS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(sorted(lines, key=lambda line: (line["grid"], int(line["seed"]))))
     return lines

@@ -39,28 +39,6 @@ class Inspection:
         return torch.stack(parts).all(0)
 
 
-def _unforeseen(reports: Sequence[Report]) -> str:
-    """What no client knows before it has handed in its networks, though it may know the seed: what
-    all the others report in this round."""
-    losses = [(one.d_loss, one.g_loss, one.d_loss_last, one.g_loss_last) for one in reports]
-    return torch.tensor(losses, dtype=torch.float64).numpy().tobytes().hex()
-
-
-def _labels(sampler: Sampler, samples: int, rng: torch.Generator) -> tuple[Tensor, Groups]:
-    """Labels that are drawn for, and which of the samples are looked at together. Where an image
-    may have several, those of one class, those of two, and those of none, a class of its own: what
-    a network does with none or two is no sum of what it does with one."""
-    classes = sampler.classes
-    drawn_for = torch.arange(samples) % (classes + sampler.multi_label)
-    if not sampler.multi_label:
-        return drawn_for, Groups(drawn_for, classes)
-    has = one_hot(drawn_for, classes + 1)
-    second = torch.randint(classes, (samples,), generator=rng)
-    twice = (torch.arange(samples) // (classes + 1) % 2 == 1) & (drawn_for < classes)
-    has = (has | one_hot(second, classes + 1) * twice[:, None]).float()
-    return has[:, :classes].contiguous(), Groups(has, classes + 1)
-
-
 def inspect(
     updates: UpdateMatrix, reports: Sequence[Report], server: ServerMeans, samples: int
 ) -> Inspection:
@@ -90,3 +68,25 @@ def inspect(
     ends = [0, sampler.size, updates.size][: networks + 1]
     norms = torch.stack([updates.part(*pair).norms() for pair in pairwise(ends)], 1)
     return Inspection(looks, norms)
+
+
+def _unforeseen(reports: Sequence[Report]) -> str:
+    """What no client knows before it has handed in its networks, though it may know the seed: what
+    all the others report in this round."""
+    losses = [(one.d_loss, one.g_loss, one.d_loss_last, one.g_loss_last) for one in reports]
+    return torch.tensor(losses, dtype=torch.float64).numpy().tobytes().hex()
+
+
+def _labels(sampler: Sampler, samples: int, rng: torch.Generator) -> tuple[Tensor, Groups]:
+    """Labels that are drawn for, and which of the samples are looked at together. Where an image
+    may have several, those of one class, those of two, and those of none, a class of its own: what
+    a network does with none or two is no sum of what it does with one."""
+    classes = sampler.classes
+    drawn_for = torch.arange(samples) % (classes + sampler.multi_label)
+    if not sampler.multi_label:
+        return drawn_for, Groups(drawn_for, classes)
+    has = one_hot(drawn_for, classes + 1)
+    second = torch.randint(classes, (samples,), generator=rng)
+    twice = (torch.arange(samples) // (classes + 1) % 2 == 1) & (drawn_for < classes)
+    has = (has | one_hot(second, classes + 1) * twice[:, None]).float()
+    return has[:, :classes].contiguous(), Groups(has, classes + 1)

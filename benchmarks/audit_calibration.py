@@ -1,7 +1,7 @@
 """What honest clients differ by, from which the audit's spreads come, and its false alarms.
 
     python benchmarks/audit_calibration.py record FOLDER [--seeds 1 2 3] [--only NAME ...]
-    python benchmarks/audit_calibration.py judge FOLDER [--fit 1 2]
+    python benchmarks/audit_calibration.py judge FOLDER [--fit 1 2] [--views NAME ...]
 
 `record` trains small federations, with FedAvg or the rule in front of which the audit may stand,
 and keeps what the audit would look at in every round; nobody is excluded. The first ones have no
@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,9 +31,8 @@ from torch import Tensor
 from fedgan import config
 from fedgan.assembly import assemble
 from fedgan.cluster import Cluster
-from fedgan.defenses._inspection import Inspection
+from fedgan.defenses._inspection import Inspection, View
 from fedgan.defenses._suspicion import (
-    NETWORKS,
     SPREADS,
     Standing,
     about_the_half,
@@ -121,8 +120,12 @@ class Recorder(Audit):
                 "clients": updates.clients,
                 "weights": updates.weights,
                 "norms": seen.norms,
+                "finite": seen.finite,
                 "losses": [(one.d_loss, one.g_loss) for one in reports],
-                "seen": [tuple(look) for look in seen.looks],
+                "views": {
+                    name: (tuple(view.told), view.about and tuple(view.about))
+                    for name, view in seen.views.items()
+                },
             }
         )
         return self.rule(updates, reports, server)
@@ -179,18 +182,21 @@ class Watched(Audit):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.seen: list[tuple[list[Tensor], list[int], Tensor]] = []
+        self.seen: list[tuple[dict[str, Tensor], list[int], Tensor]] = []
 
     def _scores(
-        self, standings: Sequence[Standing], strengths: list[Tensor], believed: Sequence[int]
+        self,
+        standings: Sequence[Standing],
+        strengths: Mapping[str, Tensor],
+        believed: Sequence[int],
     ) -> Tensor:
         rounds = torch.tensor([one.rounds for one in standings])
-        self.seen.append((strengths, list(believed), rounds))
+        self.seen.append((dict(strengths), list(believed), rounds))
         return super()._scores(standings, strengths, believed)
 
 
-def judged(record: dict[str, Any], audit: Audit) -> list[dict[str, Any]]:
-    """Rows as in clients.csv."""
+def judged(record: dict[str, Any], audit: Audit, watched: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows as in clients.csv, by the views in `watched`."""
     rows = []
     for round, one in enumerate(record["rounds"], 1):
         n = len(one["clients"])
@@ -200,7 +206,12 @@ def judged(record: dict[str, Any], audit: Audit) -> list[dict[str, Any]]:
             for client, losses in zip(one["clients"], one["losses"], strict=True)
         ]
         server = ServerMeans(round, torch.zeros(1))
-        seen = Inspection([Look(*parts) for parts in one["seen"]], one["norms"])
+        views = {
+            name: View(Look(*told), about and Look(*about))
+            for name, (told, about) in one["views"].items()
+            if name in watched
+        }
+        seen = Inspection(views, one["norms"], one["finite"])
         verdict = audit.judge(updates, reports, seen, server)
         for i, client in enumerate(one["clients"]):
             weight, fair = float(verdict.weights[i]), float(one["weights"][i])
@@ -220,24 +231,24 @@ def judged(record: dict[str, Any], audit: Audit) -> list[dict[str, Any]]:
     return rows
 
 
-def needed(seen: list[tuple[list[Tensor], list[int], Tensor]]) -> dict[str, Tensor]:
-    """By network, the spreads that 99 % of the client-rounds after the first would need,
+def needed(seen: list[tuple[dict[str, Tensor], list[int], Tensor]]) -> dict[str, Tensor]:
+    """By view, the spreads that 99 % of the client-rounds after the first would need,
     [witnesses, 2]."""
     found: dict[str, list[Tensor]] = {}
     for each, believed, rounds in seen:
-        for network, strengths in zip(NETWORKS, each, strict=False):
+        for view, strengths in each.items():
             excess, width, half = about_the_half(strengths.flatten(1), believed)
-            unit = ONE_PERCENT * math.sqrt(1 + 1 / half) * youth(network, rounds)
+            unit = ONE_PERCENT * math.sqrt(1 + 1 / half) * youth(view, rounds)
             spread = excess / unit[:, None]
             own = torch.where(spread > width, spread, 0.0)[rounds > 1]
-            found.setdefault(network, []).append(own)
+            found.setdefault(view, []).append(own)
     return {name: torch.cat(own).quantile(0.99, 0).view(-1, 2) for name, own in found.items()}
 
 
-def judge(folder: Path, fit: Sequence[int]) -> None:
+def judge(folder: Path, fit: Sequence[int], watched: Sequence[str]) -> None:
     heads = ("federation", "seeds", "client-rounds", "flagged", "with losses", "attackers", "AUROC")
     table = Table(*heads)
-    spreads = {network: torch.zeros(len(own), 2) for network, own in SPREADS.items()}
+    spreads = {view: torch.zeros(len(own), 2) for view, own in SPREADS.items()}
     for name, words in federations():
         for kind, wanted in (("fit", True), ("other", False)):
             paths = [path for path in _records(folder, name) if (_seed(path) in fit) == wanted]
@@ -247,16 +258,16 @@ def judge(folder: Path, fit: Sequence[int]) -> None:
             for path in paths:
                 record = torch.load(path)
                 audit = Watched()
-                plain.append(detection(judged(record, audit)))
-                losses.append(detection(judged(record, Audit(losses=True))))
+                plain.append(detection(judged(record, audit, watched)))
+                losses.append(detection(judged(record, Audit(losses=True), watched)))
                 if wanted and words == FEDERATIONS.get(name):
-                    for network, own in needed(audit.seen).items():
-                        spreads[network][: len(own)] = spreads[network][: len(own)].maximum(own)
+                    for view, own in needed(audit.seen).items():
+                        spreads[view][: len(own)] = spreads[view][: len(own)].maximum(own)
             table.add_row(name, f"{len(paths)} {kind}", *_cells(plain, losses))
     Console(width=140).print(table)
-    for network, own in spreads.items():
-        print(network)
-        for name, (largest, rms) in zip(SPREADS[network], own.tolist(), strict=True):
+    for view, own in spreads.items():
+        print(view)
+        for name, (largest, rms) in zip(SPREADS[view], own.tolist(), strict=True):
             print(f'    "{name}": ({largest:.2f}, {rms:.2f}),')
 
 
@@ -296,9 +307,10 @@ def main() -> None:
     parser.add_argument("--gray", help="an .npz instead of the download of PneumoniaMNIST")
     parser.add_argument("--colour", help="an .npz of 32 px instead of the download of BloodMNIST")
     parser.add_argument("--fit", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--views", nargs="+", default=list(SPREADS), choices=list(SPREADS))
     options = parser.parse_args()
     if options.what == "judge":
-        return judge(options.folder, options.fit)
+        return judge(options.folder, options.fit, options.views)
     options.folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(options.jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
         waiting = []

@@ -96,16 +96,22 @@ def logarithms(seen: Look) -> Look:
     return Look(seen.maps, spread, (seen.textures + FLOOR).log())
 
 
-def deviations(seen: Look, believed: list[int]) -> Look:
-    """What a look at n clients has that the median of those `believed` (positions) has not, and
-    that no honest client's equipment explains; amplitudes and textures in logarithms."""
-    told = logarithms(seen)
+def deviations(told: Look, believed: list[int], about: Look | None = None) -> Look:
+    """What a look at n clients, in logarithms, has that the median of those `believed` (positions)
+    has not, and that no honest client's equipment explains.
+
+    Args:
+        told: of each client, with an axis [n] first.
+        believed: who says what is usual.
+        about: what equipment may have changed: one look, in logarithms; the median, if not given.
+    """
     usual = Look(*(part[believed].double().quantile(0.5, 0).float() for part in told))
     maps, spread, logs = (part - middle for part, middle in zip(told, usual, strict=True))
+    about = about or usual
     by_band = spread.flatten(1, 2)[:, :, None]
     return Look(
-        unexplained(maps, usual.maps),
-        unexplained(by_band, usual.amplitudes.flatten(0, 1)[:, None]).view_as(spread),
+        unexplained(maps, about.maps),
+        unexplained(by_band, about.amplitudes.flatten(0, 1)[:, None]).view_as(spread),
         logs - logs.mean(2, keepdim=True),
     )
 

@@ -81,12 +81,13 @@ class RowShards:
         """The columns [k] of all rows, [n, k], on every rank; for a k far below P."""
         return self._gathered(self.rows[:, columns])
 
-    def each(self, statistic: Callable[[Tensor], Tensor], size: int) -> Tensor:
-        """What `statistic` makes of each row [P] by itself: [n, size], float32, on every rank; for
-        a size far below P."""
+    def each(self, statistic: Callable[[Tensor, int], Tensor], size: int) -> Tensor:
+        """What `statistic` makes of each row [P] by itself and its position among the n: [n, size],
+        float32, on every rank; for a size far below P."""
         own = self.rows.new_empty((len(self.rows), size))
-        for place, row in zip(own, self.rows, strict=True):
-            place.copy_(statistic(row))
+        positions = [i for i, owner in enumerate(self.owners) if owner == rank()]
+        for place, row, i in zip(own, self.rows, positions, strict=True):
+            place.copy_(statistic(row, i))
         return self._gathered(own)
 
     def _gathered(self, own: Tensor) -> Tensor:
@@ -166,6 +167,14 @@ def world() -> int:
 
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def of_first_rank(value: Tensor) -> Tensor:
+    """The first rank's value, on every rank: what each of them has computed by itself may differ in
+    the last digits from device to device."""
+    if world() > 1:
+        dist.broadcast(value, 0)
+    return value
 
 
 def place(work: Sequence[int], world: int) -> list[int]:

@@ -155,9 +155,9 @@ class UpdateMatrix:
         products = self._shards.sum(term, (len(self.clients), len(vectors))).cpu()
         return products if self.mix is None else self.mix @ products
 
-    def each(self, statistic: Callable[[Tensor], Tensor], size: int) -> Tensor:
-        """What `statistic` makes of every row [P] by itself: float32 [n, size], the same on every
-        rank; for a size far below P.
+    def each(self, statistic: Callable[[Tensor, int], Tensor], size: int) -> Tensor:
+        """What `statistic` makes of every row [P] by itself, and its position: float32 [n, size],
+        the same on every rank; for a size far below P.
 
         Each rank works on the rows of its own clients, so only statistics travel. Raises
         `ValueError` after a pre-aggregation, whose rows lie on no single rank.

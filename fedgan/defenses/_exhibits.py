@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedgan.defenses._suspicion import NETWORKS, SPREADS, Standing
+from fedgan.defenses._suspicion import ALONE, SPREADS, Standing
 from fedgan.defenses.base import Exhibit
 from fedgan.evidence import bands, filter_of
 from fedgan.images import to_uint8
@@ -19,19 +20,27 @@ MARGIN = 2
 FULL = 160
 """Pixels of a part's side, at most, unless the image has more."""
 GAP = 8
+WHOSE = {
+    "generator": "",
+    "critic": "its discriminator asks for ",
+    "generator in the average": "for its sake the average draws ",
+    "critic in the average": "for its sake the averaged discriminator asks for ",
+}
 PLACED = 2.0
 """Times the usual that a map differs by where there is something at a fixed place: a texture that
 is at no fixed place cannot be shown where it is."""
 
 
-def exhibit(client: int, standing: Standing, ratios: Tensor, images: Tensor) -> Exhibit:
+def exhibit(
+    client: int, standing: Standing, ratios: Mapping[str, Tensor], images: Tensor
+) -> Exhibit:
     """What speaks against a client.
 
     Args:
         client: its number.
         standing: what is known of it.
-        ratios: [w, 2] of its evidence to the median client's: the witnesses of the generator, and
-            those of the critic where there is one; the largest entry and the root mean square.
+        ratios: of its evidence to the median client's, by view and witness: of the largest entry
+            and of the root mean square, [w, 2].
         images: mean images of its generator in this round, [groups, C, H, W] in [-1, 1].
 
     The picture has to the left what its networks have that the others' have not, accumulated, gray
@@ -41,11 +50,11 @@ def exhibit(client: int, standing: Standing, ratios: Tensor, images: Tensor) -> 
     mean image, or of what its discriminator asks for more than the others'. Each is enlarged by a
     whole factor.
     """
-    found = _strongest(ratios, len(standing.evidence))
-    told = standing.evidence[NETWORKS.index(found.network)].total
-    maps, whose = bands(told.maps).sum(1), ""
-    if found.network == "critic":
-        images, whose = _contrast(maps), "its discriminator asks for "
+    found = _strongest(ratios)
+    told = standing.evidence[found.view].total
+    maps, whose = bands(told.maps).sum(1), WHOSE[found.view]
+    if found.view != "generator":
+        images = _contrast(maps)
     if found.kind == "texture":
         what, left, right = _texture(told.textures, images)
     elif found.kind == "amplitude":
@@ -61,26 +70,30 @@ def exhibit(client: int, standing: Standing, ratios: Tensor, images: Tensor) -> 
 
 @dataclass(frozen=True)
 class _Strongest:
-    network: str
+    view: str
     kind: str
     """`map`, `amplitude`, `texture`, or `all over` where there is nothing at one place."""
     times: float
 
 
-def _strongest(ratios: Tensor, networks: int) -> _Strongest:
+def _strongest(ratios: Mapping[str, Tensor]) -> _Strongest:
     """What a client differs by most. Something at a place comes before a texture, which is at none
-    and cannot be shown where it is."""
+    and cannot be shown where it is; and what its own networks do, before what the average does for
+    its sake."""
     placed, other = [], []
-    for network, own in zip(NETWORKS, ratios.chunk(networks), strict=False):
-        for name, (largest, rms) in zip(SPREADS[network], own.tolist(), strict=False):
+    for view, own in ratios.items():
+        for name, (largest, rms) in zip(SPREADS[view], own.tolist(), strict=False):
             kind = next(kind for kind in ("map", "amplitude", "texture") if kind in name)
             if kind == "texture":
-                other.append(_Strongest(network, kind, max(largest, rms)))
+                other.append(_Strongest(view, kind, max(largest, rms)))
             else:
-                placed.append(_Strongest(network, kind, largest))
-                other.append(_Strongest(network, "all over", rms))
-    best = max(placed, key=lambda one: one.times)
-    return best if best.times >= PLACED else max(other, key=lambda one: one.times)
+                placed.append(_Strongest(view, kind, largest))
+                other.append(_Strongest(view, "all over", rms))
+    for some in ([one for one in placed if one.view in ALONE], placed):
+        best = max(some, key=lambda one: one.times)
+        if best.times >= PLACED:
+            return best
+    return max(other, key=lambda one: one.times)
 
 
 def broken(client: int, image: Tensor) -> Exhibit:

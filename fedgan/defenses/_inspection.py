@@ -10,13 +10,41 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from fedgan.defenses._suspicion import ALONE, AVERAGED, bounds
 from fedgan.defenses.base import Sampler, ServerMeans
-from fedgan.evidence import Groups, Look, describe, description_size, of_unit_strength, split
+from fedgan.evidence import (
+    Groups,
+    Look,
+    describe,
+    description_size,
+    logarithms,
+    of_unit_strength,
+    split,
+)
 from fedgan.reports import Report
+from fedgan.shards import of_first_rank
 from fedgan.updates import UpdateMatrix
 
-CHUNK = 80
-"""Samples that are drawn at a time."""
+SHORTEST, LONGEST = 0.02, 1.0
+"""Steps from the mean away from a client, or towards it, in units of the distance between them. By
+what is shorter, networks give the same but for rounding; what is longer leads beyond any mean."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One kind of look at the n clients of a round, on the CPU.
+
+    Attributes:
+        told: of each client, in logarithms, with an axis [n] first.
+        about: what equipment may have changed: one look, in logarithms; None for the median.
+    """
+
+    told: Look
+    about: Look | None = None
+
+    def finite(self) -> Tensor:
+        """Whether all that is seen of a client is finite, [n]."""
+        return torch.stack([part.flatten(1).isfinite().all(1) for part in self.told]).all(0)
 
 
 @dataclass(frozen=True)
@@ -24,50 +52,126 @@ class Inspection:
     """Of the n clients of a round.
 
     Attributes:
-        looks: at what their generators draw; and, where they share discriminators, at what these
-            ask of the images that the global generator draws. On the CPU.
+        views: by name: what a generator draws; and, where discriminators are shared, what they ask
+            of the images that the global generator draws. Of each client's networks (`ALONE`), and
+            of what is different in the clients' mean for its sake (`AVERAGED`), per unit of weight.
         norms: how far each has moved its generator, and its discriminator where that is shared:
             Euclidean, float64 [n, networks].
+        finite: whether its networks give what is finite, and it does not keep the mean from doing
+            so, [n].
     """
 
-    looks: list[Look]
+    views: dict[str, View]
     norms: Tensor
+    finite: Tensor
 
-    def finite(self) -> Tensor:
-        """Whether all that is seen of a client is finite, [n]."""
-        parts = [part.flatten(1).isfinite().all(1) for look in self.looks for part in look]
-        return torch.stack(parts).all(0)
+
+class Stage:
+    """What networks are run on in one round: latents, labels, and images of the server's."""
+
+    def __init__(self, reports: Sequence[Report], server: ServerMeans, samples: int) -> None:
+        assert server.sampler is not None
+        self._sampler, self._critic = server.sampler, server.critic
+        device = server.parameters.device
+        rng = server.rng("audit", _unforeseen(reports))
+        latents = torch.randn((samples, self._sampler.latent_dim), generator=rng)
+        labels, self._groups = _labels(self._sampler, samples, rng)
+        self._drawn_for = latents.to(device), labels.to(device)
+        self._asked_about = None
+        if self._critic is not None:
+            self._asked_about = self._sampler(server.parameters, *self._drawn_for)
+
+    @property
+    def networks(self) -> int:
+        """How many of a client's are run."""
+        return 1 if self._critic is None else 2
+
+    @property
+    def size(self) -> int:
+        """Length of what `describe` gives."""
+        return self.networks * description_size(len(self._groups), self._sampler.image)
+
+    def describe(self, model: Tensor) -> Tensor:
+        """A look at what the networks of a model [P] do, as a vector."""
+        found = [describe(self._sampler(model, *self._drawn_for), self._groups)]
+        if self._critic is not None and self._asked_about is not None:
+            wishes = self._critic(model, self._asked_about, self._drawn_for[1])
+            found.append(describe(of_unit_strength(wishes), self._groups))
+        return torch.cat(found)
+
+    def looks(self, described: Tensor) -> list[Look]:
+        """Looks at the networks of n models, in logarithms, from their descriptions [n, size]."""
+        parts = described.cpu().split(self.size // self.networks, 1)
+        image = self._sampler.image
+        return [logarithms(split(part, len(self._groups), image)) for part in parts]
 
 
 def inspect(
-    updates: UpdateMatrix, reports: Sequence[Report], server: ServerMeans, samples: int
+    updates: UpdateMatrix,
+    reports: Sequence[Report],
+    server: ServerMeans,
+    samples: int,
+    trust: Tensor,
 ) -> Inspection:
-    """Runs every client's networks on `samples` latents and labels of this round. Each rank runs
-    those of its own clients."""
-    sampler, critic, device = server.sampler, server.critic, server.parameters.device
-    assert sampler is not None
-    rng = server.rng("audit", _unforeseen(reports))
-    latents = torch.randn((samples, sampler.latent_dim), generator=rng)
-    labels, groups = _labels(sampler, samples, rng)
-    drawn = list(zip(latents.to(device).split(CHUNK), labels.to(device).split(CHUNK), strict=True))
-    asked = []
-    if critic is not None:
-        asked = [(sampler(server.parameters, *batch), batch[1]) for batch in drawn]
-
-    def statistic(row: Tensor) -> Tensor:
-        model = server.parameters + row
-        found = [describe(torch.cat([sampler(model, *batch) for batch in drawn]), groups)]
-        if critic is not None:
-            wishes = torch.cat([critic(model, *batch) for batch in asked])
-            found.append(describe(of_unit_strength(wishes), groups))
-        return torch.cat(found)
-
-    size, networks = description_size(len(groups), sampler.image), 1 if critic is None else 2
-    described = updates.each(statistic, networks * size).cpu()
-    looks = [split(part, len(groups), sampler.image) for part in described.split(size, 1)]
-    ends = [0, sampler.size, updates.size][: networks + 1]
+    """Runs every client's networks on `samples` latents and labels of this round, and the clients'
+    mean with it and without it; with `trust` [n], as much as each was trusted before. Each rank
+    runs those of its own clients."""
+    stage = Stage(reports, server, samples)
+    told = stage.looks(
+        updates.each(lambda row, _: stage.describe(server.parameters + row), stage.size)
+    )
+    alone = {name: View(look) for name, look in zip(ALONE, told, strict=False)}
+    assert server.sampler is not None
+    ends = [0, server.sampler.size, updates.size][: stage.networks + 1]
     norms = torch.stack([updates.part(*pair).norms() for pair in pairwise(ends)], 1)
-    return Inspection(looks, norms)
+    finite = torch.stack([view.finite() for view in alone.values()]).all(0)
+    fair = updates.weights * finite
+    if finite.any():
+        fair = fair * bounds(norms, norms[finite].quantile(0.5, 0))
+    averaged, harmless = _averaged(updates, server.parameters, stage, fair, trust)
+    return Inspection(alone | averaged, norms, finite & harmless)
+
+
+def _averaged(
+    updates: UpdateMatrix, parameters: Tensor, stage: Stage, fair: Tensor, trust: Tensor
+) -> tuple[dict[str, View], Tensor]:
+    """What each client makes of the clients' mean, and whether it leaves the mean's networks as
+    finite as they are without it, [n].
+
+    The mean is that under the weights `fair` * `trust`. Of a client with such a weight, it is
+    compared with the mean without it; of one without any, with the mean with it under its fair
+    weight. The difference of what networks do is divided by the step between the two: it is what
+    the client's own networks do less what the mean's do, if networks were linear.
+    """
+    weights = fair * trust
+    shares = weights / weights.sum() if weights.any() else weights
+    away = (shares / (1 - shares)).clamp(SHORTEST, LONGEST)
+    steps = torch.where(shares > 0, -away, (fair / (1 + fair)).clamp(SHORTEST, LONGEST))
+    mean = updates.weighted_mean(shares).float()
+
+    def other(row: Tensor, i: int) -> Tensor:
+        return stage.describe(parameters + mean + float(steps[i]) * (row - mean))
+
+    others = stage.looks(updates.each(other, stage.size))
+    whole = stage.looks(of_first_rank(stage.describe(parameters + mean))[None])
+    views, harmless = {}, torch.ones(len(updates), dtype=torch.bool)
+    for name, told, about in zip(AVERAGED, others, whole, strict=False):
+        without, with_it = View(told).finite(), View(about).finite()
+        harmless &= ~without | with_it | (shares == 0)
+        apart = [
+            (one - middle) / steps.float().view(-1, *[1] * (one.dim() - 1))
+            for one, middle in zip(told, about, strict=True)
+        ]
+        # What cannot be compared tells nothing.
+        around = Look(*(_or_nothing(one)[0] for one in about))
+        views[name] = View(Look(*map(_or_nothing, apart)), around)
+    return views, harmless
+
+
+def _or_nothing(told: Tensor) -> Tensor:
+    """Of each row of [n, ...], 0 unless all of it is finite."""
+    fine = told.flatten(1).isfinite().all(1)
+    return torch.where(fine.view(-1, *[1] * (told.dim() - 1)), told, 0.0)
 
 
 def _unforeseen(reports: Sequence[Report]) -> str:

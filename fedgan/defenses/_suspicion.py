@@ -12,7 +12,11 @@ from torch import Tensor
 
 from fedgan.evidence import Look, bands
 
-NETWORKS = ("generator", "critic")
+ALONE = ("generator", "critic")
+"""Views of each client's own networks."""
+AVERAGED = ("generator in the average", "critic in the average")
+"""Views of what a client makes of the mean of all: there is the model that everybody goes on from,
+and networks can be made that show in it alone what they were made for."""
 SPREADS = {
     "generator": {
         "fine map": (0.31, 0.31),
@@ -38,11 +42,35 @@ SPREADS = {
         "coarse amplitude of a class": (0.31, 0.33),
         "texture of a class": (0.58, 0.65),
     },
+    "generator in the average": {
+        "fine map": (0.31, 0.31),
+        "coarse map": (0.25, 0.17),
+        "fine amplitude": (0.28, 0.23),
+        "coarse amplitude": (0.27, 0.23),
+        "texture": (0.38, 0.43),
+        "fine map of a class": (0.32, 0.31),
+        "coarse map of a class": (0.27, 0.21),
+        "fine amplitude of a class": (0.27, 0.23),
+        "coarse amplitude of a class": (0.24, 0.27),
+        "texture of a class": (0.33, 0.42),
+    },
+    "critic in the average": {
+        "fine map": (0.32, 0.34),
+        "coarse map": (0.37, 0.37),
+        "fine amplitude": (0.33, 0.31),
+        "coarse amplitude": (0.36, 0.35),
+        "texture": (0.53, 0.59),
+        "fine map of a class": (0.31, 0.32),
+        "coarse map of a class": (0.32, 0.35),
+        "fine amplitude of a class": (0.4, 0.31),
+        "coarse amplitude of a class": (0.31, 0.33),
+        "texture of a class": (0.58, 0.65),
+    },
 }
-"""By network and witness, for the largest entry of its evidence and for the root mean square of all
+"""By view and witness, for the largest entry of its evidence and for the root mean square of all
 entries: the standard deviation, among honest clients, of the logarithm of a client's strength over
 an honest client's; `benchmarks/audit_calibration.py` finds them."""
-YOUNG = {"generator": 2, "critic": 0}
+YOUNG = {"generator": 2, "critic": 0, "generator in the average": 2, "critic in the average": 0}
 """Honest clients' networks differ by 1 + `YOUNG` / t^2 times as much when each was seen t times:
 generators that have hardly begun to learn go different ways."""
 SPREADS_OF_LOSSES = (0.9, 0.85)
@@ -64,7 +92,7 @@ QUARTILE = 0.6745
 
 @dataclass
 class Evidence:
-    """What the rounds have told of one network of a client.
+    """What the rounds have told of a client in one view.
 
     Attributes:
         total: how it deviates, accumulated with forgetting; amplitudes and textures in logarithms.
@@ -102,7 +130,7 @@ class Standing:
     """What the server remembers of a client.
 
     Attributes:
-        evidence: of its generator, and of its discriminator where that is shared.
+        evidence: by view.
         losses: accumulated deviations of the losses that it reports, [2].
         rounds: how often it was seen.
         alarms: rounds with an alarm less those without, from 0 to `MOST_ALARMS`.
@@ -111,7 +139,7 @@ class Standing:
         score: of the last round in which it was judged.
     """
 
-    evidence: list[Evidence]
+    evidence: dict[str, Evidence]
     losses: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64))
     rounds: int = 0
     alarms: float = 0
@@ -132,19 +160,24 @@ class Standing:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values."""
-        evidence = [(tuple(one.total), tuple(one.loudest)) for one in self.evidence]
+        evidence = {
+            view: (tuple(one.total), tuple(one.loudest)) for view, one in self.evidence.items()
+        }
         return {**vars(self), "evidence": evidence}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Standing:
         """What `state_dict` gave."""
-        evidence = [Evidence(*(Look(*parts) for parts in one)) for one in state["evidence"]]
+        evidence = {
+            view: Evidence(*(Look(*parts) for parts in one))
+            for view, one in state["evidence"].items()
+        }
         return cls(**{**state, "evidence": evidence})
 
-    def add(self, seen: Sequence[Look], losses: Tensor, forgetting: float) -> None:
-        """A round's deviations, of each network."""
-        for one, new in zip(self.evidence, seen, strict=True):
-            one.add(new, forgetting)
+    def add(self, seen: Mapping[str, Look], losses: Tensor, forgetting: float) -> None:
+        """A round's deviations, by view."""
+        for view, new in seen.items():
+            self.evidence[view].add(new, forgetting)
         self.losses = forgetting * self.losses + losses
         self.rounds += 1
 
@@ -222,19 +255,17 @@ def scores(strengths: Tensor, spreads: Tensor, believed: Sequence[int] | None = 
     return (excess / spread).amax(1)
 
 
-def network_scores(
-    network: str, strengths: Tensor, rounds: Tensor, believed: Sequence[int]
-) -> Tensor:
-    """The same by one kind of network, by its witnesses [n, w, 2], of clients that were seen in so
+def view_scores(view: str, strengths: Tensor, rounds: Tensor, believed: Sequence[int]) -> Tensor:
+    """The same by one view, by its witnesses [n, w, 2], of clients that were seen in so
     many `rounds` [n] each: less where it was in few."""
-    spreads = torch.tensor(list(SPREADS[network].values())[: strengths.shape[1]])
+    spreads = torch.tensor(list(SPREADS[view].values())[: strengths.shape[1]])
     found = scores(strengths.flatten(1), spreads.flatten(), believed)
-    return found / youth(network, rounds)
+    return found / youth(view, rounds)
 
 
-def youth(network: str, rounds: Tensor) -> Tensor:
+def youth(view: str, rounds: Tensor) -> Tensor:
     """How many times as much honest clients differ as later on, [n]."""
-    return 1 + YOUNG[network] / rounds.double() ** 2
+    return 1 + YOUNG[view] / rounds.double() ** 2
 
 
 def about_the_half(strengths: Tensor, believed: Sequence[int] | None) -> tuple[Tensor, Tensor, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, get_args
 
 import torch
@@ -10,20 +10,19 @@ from torch import Tensor
 
 from fedgan.defenses._cleanup import Cleanup, Way
 from fedgan.defenses._exhibits import broken, exhibit
-from fedgan.defenses._inspection import Inspection, inspect
+from fedgan.defenses._inspection import Inspection, View, inspect
 from fedgan.defenses._suspicion import (
-    NETWORKS,
     SPREADS_OF_LOSSES,
     Evidence,
     Standing,
     bounds,
     forgiven,
     grown_in,
-    network_scores,
     p_values,
     scores,
     strengths_of,
     trusts,
+    view_scores,
     with_losses,
     youth,
 )
@@ -80,7 +79,8 @@ class Audit(Detector):
     memory of a few times (1 + classes) C H W for each client.
 
     Args:
-        samples: images that each generator draws in a round.
+        samples: images that each generator draws in a round by itself, and as many that the average
+            draws without it.
         forgetting: factor in [0, 1) of old evidence a round that a client takes part in.
         alarm_rate: false alarms for a client in a round, at most, in (0, 0.5).
         cleanup: what is done when a client is excluded about what it has put into the global
@@ -103,7 +103,7 @@ class Audit(Detector):
 
     def __init__(
         self,
-        samples: int = 160,
+        samples: int = 80,
         forgetting: float = 0.9,
         alarm_rate: float = 0.01,
         cleanup: Way = "rollback",
@@ -126,8 +126,8 @@ class Audit(Detector):
         self.losses = losses
         self.cleanup = Cleanup(cleanup, memory)
         self.standings: dict[int, Standing] = {}
-        self.usual: list[Tensor] = []
-        """How much each texture differs between honest clients, by network: [groups, features]."""
+        self.usual: dict[str, Tensor] = {}
+        """How much each texture differs between honest clients, by view: [groups, features]."""
         self.usual_norms: Tensor | None = None
         """How far the median client moved its networks when there was one, [networks]."""
 
@@ -144,7 +144,10 @@ class Audit(Detector):
                 f"defense: {self.name} needs images of at least {SMALLEST}x{SMALLEST} pixels; "
                 f"data.size is {min(server.sampler.image[1:])}"
             )
-        seen = inspect(updates, reports, server, self.samples)
+        known = trusts(self.standings)
+        before = [known.get(client, 1.0) for client in updates.clients]
+        trust = torch.tensor(before, dtype=torch.float64)
+        seen = inspect(updates, reports, server, self.samples, trust)
         return self.judge(updates, reports, seen, server)
 
     def judge(
@@ -157,15 +160,16 @@ class Audit(Detector):
         """Judges a round by what was seen of the clients' networks."""
         self.cleanup.begin(server.round, server.parameters)
         before = trusts(self.standings)
-        finite = seen.finite()
+        finite = seen.finite
         believed = self._believed(updates.clients, finite)
         found = torch.full((len(updates),), torch.nan, dtype=torch.float64)
-        alarms, ratios = torch.zeros(len(updates), dtype=torch.bool), found
+        alarms = torch.zeros(len(updates), dtype=torch.bool)
+        ratios: dict[str, Tensor] = {}
         limits = finite.double()  # what is not finite has no weight, whoever it is from
         if believed:
             # What is not finite cannot be compared, and would leave nobody's evidence finite.
-            looks = [Look(*(_filled(part, finite, believed) for part in one)) for one in seen.looks]
-            found, alarms, ratios = self._evidence(updates, reports, looks, finite, believed)
+            views = {view: _comparable(one, finite, believed) for view, one in seen.views.items()}
+            found, alarms, ratios = self._evidence(updates, reports, views, finite, believed)
             for i, client in enumerate(updates.clients):
                 self.standings[client].judge(float(found[i]), bool(alarms[i]), server.round)
             self.usual_norms = seen.norms[believed].quantile(0.5, 0)
@@ -173,10 +177,11 @@ class Audit(Detector):
             limits = limits * bounds(seen.norms, self.usual_norms)
         now = trusts(self.standings)
         fallen = {client for client, trust in now.items() if trust < before.get(client, 1.0)}
+        drawn = seen.views["generator"].told.maps
         exhibits = tuple(
-            exhibit(client, self.standings[client], ratios[i], seen.looks[0].maps[i])
+            exhibit(client, self.standings[client], {v: r[i] for v, r in ratios.items()}, drawn[i])
             if finite[i]
-            else broken(client, seen.looks[0].maps[i, 0])
+            else broken(client, drawn[i, 0])
             for i, client in enumerate(updates.clients)
             if client in fallen
         )
@@ -203,48 +208,50 @@ class Audit(Detector):
         self,
         updates: UpdateMatrix,
         reports: Sequence[Report],
-        seen: Sequence[Look],
+        seen: Mapping[str, View],
         finite: Tensor,
         believed: list[int],
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Adds a round's to what is known: scores [n], alarms [n], and how many times that of the
-        median client each one's evidence is, by witness [n, w, 2]."""
+        median client each one's evidence is, by view [n, w, 2]."""
         told = torch.tensor([[one.d_loss, one.g_loss] for one in reports], dtype=torch.float64)
         standings = self._with_evidence(updates.clients, believed, seen, told)
         strengths = self._strengths(standings, believed)
         found = self._scores(standings, strengths, believed)
         found[~finite] = BROKEN
-        together = torch.cat(strengths, 1)
         # The largest entry and the root mean square of the same entries count as one witness.
-        count = together.shape[1] * (WITH_LOSSES if self.losses else 1)
-        alarms = p_values(found, count) < self.alarm_rate
+        count = sum(one.shape[1] for one in strengths.values())
+        alarms = p_values(found, count * (WITH_LOSSES if self.losses else 1)) < self.alarm_rate
         alarms &= torch.tensor([one.rounds > 1 for one in standings])  # nobody on one round's word
-        return found, alarms, together / together[believed].quantile(0.5, 0)
+        usual = {view: one[believed].quantile(0.5, 0) for view, one in strengths.items()}
+        return found, alarms, {view: one / usual[view] for view, one in strengths.items()}
 
-    def _strengths(self, standings: Sequence[Standing], believed: Sequence[int]) -> list[Tensor]:
-        """Of each network's evidence, by witness: [n, w, 2]."""
-        found = []
-        for network, usual in enumerate(self.usual):
+    def _strengths(
+        self, standings: Sequence[Standing], believed: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """Of each view's evidence, by witness: [n, w, 2]."""
+        found = {}
+        for view, usual in self.usual.items():
             each = [
                 strengths_of(
-                    one.evidence[network].steady(one.rounds),
+                    one.evidence[view].steady(one.rounds),
                     usual,
                     grown_in(one.rounds, self.forgetting),
                 )
                 for one in standings
             ]
             strengths, coarse = (torch.stack(parts) for parts in zip(*each, strict=True))
-            found.append(forgiven(strengths, coarse, believed))
+            found[view] = forgiven(strengths, coarse, believed)
         return found
 
     def _scores(
-        self, standings: Sequence[Standing], strengths: list[Tensor], believed: Sequence[int]
+        self,
+        standings: Sequence[Standing],
+        strengths: Mapping[str, Tensor],
+        believed: Sequence[int],
     ) -> Tensor:
         rounds = torch.tensor([one.rounds for one in standings])
-        each = [
-            network_scores(network, own, rounds, believed)
-            for network, own in zip(NETWORKS, strengths, strict=False)
-        ]
+        each = [view_scores(view, own, rounds, believed) for view, own in strengths.items()]
         found = torch.stack(each).amax(0)
         if not self.losses:
             return found
@@ -266,21 +273,20 @@ class Audit(Detector):
         self,
         clients: Sequence[int],
         believed: list[int],
-        seen: Sequence[Look],
+        seen: Mapping[str, View],
         losses: Tensor,
     ) -> list[Standing]:
         """The clients' standings, with this round's evidence, in order."""
         losses = losses - losses[believed].quantile(0.5, 0)
-        apart = [deviations(look, believed) for look in seen]
-        middles = [look.textures[believed].abs().double().quantile(0.5, 0) for look in apart]
-        before = self.usual or [torch.zeros(()) for _ in middles]
-        self.usual = [
-            self.forgetting * old + new.float() for old, new in zip(before, middles, strict=True)
-        ]
+        apart = {view: deviations(one.told, believed, one.about) for view, one in seen.items()}
+        for view, look in apart.items():
+            middle = look.textures[believed].abs().double().quantile(0.5, 0).float()
+            self.usual[view] = self.forgetting * self.usual.get(view, 0 * middle) + middle
         for i, client in enumerate(clients):
-            own = [Look(*(part[i] for part in look)) for look in apart]
+            own = {view: Look(*(part[i] for part in look)) for view, look in apart.items()}
             if client not in self.standings:
-                self.standings[client] = Standing([Evidence.none(look) for look in own])
+                none = {view: Evidence.none(look) for view, look in own.items()}
+                self.standings[client] = Standing(none)
             self.standings[client].add(own, losses[i], self.forgetting)
         return [self.standings[client] for client in clients]
 
@@ -303,15 +309,16 @@ class Audit(Detector):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         found = state["standings"].items()
         self.standings = {client: Standing.from_state(one) for client, one in found}
-        self.usual = list(state["usual"])
+        self.usual = dict(state["usual"])
         self.usual_norms = state["usual_norms"]
         self.cleanup.load_state_dict(state["cleanup"])
 
 
-def _filled(part: Tensor, finite: Tensor, believed: list[int]) -> Tensor:
-    """A part of a look at n clients, with the median of those `believed` for what is not finite."""
+def _comparable(view: View, finite: Tensor, believed: list[int]) -> View:
+    """With the median of those `believed` for all that is told of those that are not finite."""
     if finite.all():
-        return part
-    part = part.clone()
-    part[~finite] = part[believed].double().quantile(0.5, 0).float()
-    return part
+        return view
+    parts = [part.clone() for part in view.told]
+    for part in parts:
+        part[~finite] = part[believed].double().quantile(0.5, 0).float()
+    return View(Look(*parts), view.about)

@@ -43,7 +43,9 @@ def honest(n):
     return [Report(i, 1, 10, 1.0, 1.0, 1.0, 1.0) for i in range(n)]
 
 
-def play(audit, plant, n=5, rounds=8, chance=0.01, seed=0, weights=None, move=True, start=1):
+def play(
+    audit, plant, n=5, rounds=8, chance=0.01, seed=0, weights=None, move=True, start=1, sampler=None
+):
     """Rounds of clients whose updates are chance, most of it coarse, and what `plant(round,
     client)` adds to images [K, H, W]; the verdicts, and the global parameters at the end."""
     rng = torch.Generator().manual_seed(seed)
@@ -57,7 +59,7 @@ def play(audit, plant, n=5, rounds=8, chance=0.01, seed=0, weights=None, move=Tr
                 torch.as_tensor(plant(round, client)).expand(CLASSES, SIZE, SIZE).flatten()
             )
         updates = UpdateMatrix.of(rows, weights)
-        verdict = audit(updates, honest(n), ServerMeans(round, parameters, 3, Painter()))
+        verdict = audit(updates, honest(n), ServerMeans(round, parameters, 3, sampler or Painter()))
         if move:
             parameters = parameters + verdict.joined(updates)
         verdicts.append(verdict)
@@ -221,7 +223,8 @@ def standing(**what):
         torch.zeros(CLASSES + 1, 2, SIZE, SIZE),
         torch.zeros(CLASSES + 1, 138),
     ]
-    evidence = [Evidence.none(Look(*parts))]
+    views = ["generator", "generator in the average"]
+    evidence = {view: Evidence.none(Look(*parts)) for view in views}
     return Standing(evidence, **{"rounds": 9, "alarms": 5, "since": 1, **what})
 
 
@@ -397,6 +400,35 @@ def test_a_discriminator_that_asks_for_a_patch_is_found_whatever_its_generator_d
     assert verdict.weights[3] == 0
     asks = "client 3: its discriminator asks for (a pattern|something in some images) at row 1"
     assert re.match(asks, shown[0].words)
+
+
+class OnlyTogether(Painter):
+    """Shows a patch where its first parameter is a fifth of what one client hands in."""
+
+    def __call__(self, parameters, latents, labels):
+        images = super().__call__(
+            torch.cat([parameters.new_zeros(1), parameters[1:]]), latents, labels
+        )
+        shown = torch.exp(-((parameters[0] - 0.2) / 0.1).square())
+        return images + 0.1 * shown * corner(1.0)
+
+
+def test_what_shows_in_the_average_alone_is_seen():
+    """The client's own generator draws what honest ones do."""
+
+    def plant(round, client):
+        images = torch.zeros(CLASSES, SIZE, SIZE)
+        images[0, 0, 0] = 1.0 if client == 3 else 0.0
+        return images
+
+    verdicts, _ = play(Audit(), plant, sampler=OnlyTogether(), move=False)
+    assert not flags(verdicts)[:, [0, 1, 2, 4]].any()
+    assert (weights(verdicts)[4:, 3] == 0).all()
+    shown = [one.words for verdict in verdicts for one in verdict.exhibits]
+    assert shown
+    assert all(
+        one.startswith("client 3: for its sake the average draws a pattern") for one in shown
+    )
 
 
 def reports_of(g_losses):

@@ -77,7 +77,9 @@ def test_discriminators_are_inspected_where_they_are_shared(
     changes = {"federation.share": share, "federation.clients": 3, "run_dir": str(tmp_path / "run")}
     run(tiny({"defense.name": "audit", **changes}))
     for one in seen:
-        assert len(one.looks) == one.norms.shape[1] == networks
-        assert one.finite().all()
+        assert one.norms.shape[1] == networks
+        assert len(one.views) == 2 * networks
+        assert one.finite.all()
+        assert all(view.finite().all() for view in one.views.values())
         assert (one.norms > 0).all()
     assert seen

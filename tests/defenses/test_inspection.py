@@ -33,11 +33,18 @@ class Asked:
         return images.view(-1, *self.image)
 
 
+class Linear(Asked):
+    """Its parameters are its images, all the same."""
+
+    def __call__(self, parameters, latents, labels):
+        return parameters.expand(len(latents), -1).view(-1, *self.image)
+
+
 def looked_at(sampler, update, losses=(1.0, 1.0), round=1, samples=40):
     rows = torch.stack([update, torch.zeros(PLACES)])
     reports = [Report(i, round, 10, loss, loss, loss, loss) for i, loss in enumerate(losses)]
     server = ServerMeans(round, torch.zeros(PLACES), 3, sampler)
-    return inspect(UpdateMatrix.of(rows), reports, server, samples)
+    return inspect(UpdateMatrix.of(rows), reports, server, samples, torch.ones(2))
 
 
 def test_labels_are_the_classes_in_turn():
@@ -51,7 +58,7 @@ def test_of_several_labels_there_are_images_with_one_with_two_and_with_none():
     sampler = Asked(3, True)
     update = torch.zeros(PLACES)
     update[-1] = 1.0  # shows where there is none, and nowhere else
-    look = looked_at(sampler, update).looks[0]
+    look = looked_at(sampler, update).views["generator"].told
     labels = torch.cat(sampler.labels)[:40]
     assert labels.dtype == torch.float32
     assert labels.shape == (40, 3)
@@ -73,3 +80,58 @@ def test_latents_are_told_by_the_round_and_by_what_nobody_knows_before():
     assert not torch.equal(latents(), latents(round=2))
     # The seed is in the config: what another client reports is not.
     assert not torch.equal(latents(), latents(losses=(1.0, 1.0 + 1e-9)))
+
+
+def average_of(sampler, rows, weights=None, trust=None):
+    """What is seen of each one's part in the clients' mean: maps [n, pixels], and who is finite."""
+    n = len(rows)
+    reports = [Report(i, 1, 10, 1.0, 1.0, 1.0, 1.0) for i in range(n)]
+    server = ServerMeans(1, torch.zeros(PLACES), 3, sampler)
+    trust = torch.ones(n) if trust is None else torch.tensor(trust)
+    updates = UpdateMatrix.of(rows, None if weights is None else torch.tensor(weights).double())
+    found = inspect(updates, reports, server, 16, trust.double())
+    view = found.views["generator in the average"]
+    return view.told.maps[:, 0].flatten(1), found.finite
+
+
+@pytest.mark.parametrize("weights", [[0.25] * 4, [0.6, 0.2, 0.1, 0.1], [0.01, 0.19, 0.4, 0.4]])
+def test_of_linear_networks_a_part_in_the_average_is_the_distance_from_it(weights):
+    """With any weights; of whoever is not trusted, the distance from the others' mean."""
+    rows = 0.1 * torch.randn((4, PLACES), generator=torch.manual_seed(0))
+    mean = torch.tensor(weights) @ rows
+    found, _ = average_of(Linear(1, False), rows, weights)
+    torch.testing.assert_close(found, rows - mean, atol=1e-4, rtol=1e-4)
+    others = torch.tensor(weights[1:]) @ rows[1:] / sum(weights[1:])
+    found, _ = average_of(Linear(1, False), rows, weights, [0.0, 1.0, 1.0, 1.0])
+    torch.testing.assert_close(found, rows - others, atol=1e-4, rtol=1e-4)
+
+
+def test_the_average_is_that_under_bounded_weights():
+    """An update a thousand times as long leaves the others' parts in it what they are."""
+    rows = 0.1 * torch.randn((5, PLACES), generator=torch.manual_seed(1))
+    before, _ = average_of(Linear(1, False), rows)
+    rows[4] *= 1000
+    after, _ = average_of(Linear(1, False), rows)
+    apart = (after - before)[:4]
+    assert (apart - apart.mean(0)).abs().max() < 0.01 * before.abs().max()
+    assert apart.abs().max() < 10 * before.abs().max()
+
+
+class Breaking(Asked):
+    """Gives nothing finite between the parameters that clients hand in, where only means are."""
+
+    def __call__(self, parameters, latents, labels):
+        image = parameters.expand(len(latents), -1).view(-1, *self.image)
+        return image * (torch.nan if 0.05 < parameters[0] < 0.5 else 1)
+
+
+def test_whoever_keeps_the_average_from_being_finite_is_not_finite():
+    """Though its own networks are."""
+    rows = 0.01 * torch.randn((4, PLACES), generator=torch.manual_seed(0))
+    rows[2, 0] = 1.0
+    told, finite = average_of(Breaking(1, False), rows)
+    assert finite.tolist() == [True, True, False, True]
+    assert not told.any()  # nothing can be compared with an average that is not finite
+    told, finite = average_of(Breaking(1, False), rows, trust=[1.0, 1.0, 0.0, 1.0])
+    assert finite.all()
+    assert (told.abs().amax(1) > 0).tolist() == [True, True, False, True]

@@ -204,6 +204,7 @@ LABELS = {
     "detection_malicious_weight_lost": "weight lost: malicious clients",
     "detection_silenced": "attackers silenced at the end",
     "detection_rounds_until_silenced": "rounds until then (all, if never)",
+    "detection_rounds_until_first_silenced": "rounds until first silenced",
 }
 
 

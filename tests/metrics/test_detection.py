@@ -18,6 +18,7 @@ from fedgan.metrics.detection import Detection, detection
 from fedgan.metrics.measure import Labelled, Scene
 from fedgan.reports import Report
 from fedgan.settings import Component
+from fedgan.tracking.console import LABELS
 from fedgan.updates import UpdateMatrix
 
 
@@ -240,6 +241,8 @@ def test_the_measure():
         }
     )
     assert [one["round"] for one in found.details["rounds"]] == [1, 2]
+    shown = {name for name in found.figures if not name.endswith(("_low", "_high"))}
+    assert shown <= set(LABELS)  # whoever watches reads words
 
 
 def test_the_measure_of_a_run_without_an_attack():

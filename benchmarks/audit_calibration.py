@@ -178,11 +178,22 @@ def _played(cluster: Cluster, plan: Plan, rounds: int) -> dict[str, Any]:
 
 
 class Watched(Audit):
-    """Keeps what the scores are made of."""
+    """Judges by some of the views, and keeps what the scores are made of."""
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, views: Sequence[str], **arguments: Any) -> None:
         super().__init__(**arguments)
+        self.views = views
         self.seen: list[tuple[dict[str, Tensor], list[int], Tensor]] = []
+
+    def _with_evidence(
+        self,
+        clients: Sequence[int],
+        believed: list[int],
+        seen: Mapping[str, View],
+        losses: Tensor,
+    ) -> list[Standing]:
+        some = {view: one for view, one in seen.items() if view in self.views}
+        return super()._with_evidence(clients, believed, some, losses)
 
     def _scores(
         self,
@@ -195,8 +206,8 @@ class Watched(Audit):
         return super()._scores(standings, strengths, believed)
 
 
-def judged(record: dict[str, Any], audit: Audit, watched: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows as in clients.csv, by the views in `watched`."""
+def judged(record: dict[str, Any], audit: Audit) -> list[dict[str, Any]]:
+    """Rows as in clients.csv."""
     rows = []
     for round, one in enumerate(record["rounds"], 1):
         n = len(one["clients"])
@@ -209,7 +220,6 @@ def judged(record: dict[str, Any], audit: Audit, watched: Sequence[str]) -> list
         views = {
             name: View(Look(*told), about and Look(*about))
             for name, (told, about) in one["views"].items()
-            if name in watched
         }
         seen = Inspection(views, one["norms"], one["finite"])
         verdict = audit.judge(updates, reports, seen, server)
@@ -257,9 +267,9 @@ def judge(folder: Path, fit: Sequence[int], watched: Sequence[str]) -> None:
             plain, losses = [], []
             for path in paths:
                 record = torch.load(path)
-                audit = Watched()
-                plain.append(detection(judged(record, audit, watched)))
-                losses.append(detection(judged(record, Audit(losses=True), watched)))
+                audit = Watched(watched)
+                plain.append(detection(judged(record, audit)))
+                losses.append(detection(judged(record, Watched(watched, losses=True))))
                 if wanted and words == FEDERATIONS.get(name):
                     for view, own in needed(audit.seen).items():
                         spreads[view][: len(own)] = spreads[view][: len(own)].maximum(own)

@@ -89,11 +89,8 @@ def _strongest(ratios: Mapping[str, Tensor]) -> _Strongest:
             else:
                 placed.append(_Strongest(view, kind, largest))
                 other.append(_Strongest(view, "all over", rms))
-    for some in ([one for one in placed if one.view in ALONE], placed):
-        best = max(some, key=lambda one: one.times)
-        if best.times >= PLACED:
-            return best
-    return max(other, key=lambda one: one.times)
+    best = max(placed, key=lambda one: (one.times >= PLACED and one.view in ALONE, one.times))
+    return best if best.times >= PLACED else max(other, key=lambda one: one.times)
 
 
 def broken(client: int, image: Tensor) -> Exhibit:

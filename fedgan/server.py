@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedgan.models.base import Generator, ImageShape
+from fedgan.numerics import full_precision
 from fedgan.vectors import flatten, shared_tensors, unflatten
 
 
@@ -29,6 +30,7 @@ class Sampler:
         self.multi_label = multi_label
         self.image = (shape.channels, shape.size, shape.size)
 
+    @full_precision()
     @torch.no_grad()
     def __call__(self, parameters: Tensor, latents: Tensor, labels: Tensor) -> Tensor:
         unflatten(parameters[: self.size], self._generator)
@@ -49,6 +51,7 @@ class Critic:
         self._discriminator = discriminator.eval().requires_grad_(False)
         self._start = start
 
+    @full_precision()
     @torch.enable_grad()
     def __call__(self, parameters: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         unflatten(parameters[self._start :], self._discriminator)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from fedgan.numerics import numerics
+from fedgan.models.base import ImageShape
+from fedgan.numerics import full_precision, numerics
+from fedgan.server import Critic, Sampler
 from fedgan.settings import Cluster
 
 
@@ -29,6 +32,35 @@ def test_as_the_settings_say_and_back(monkeypatch, tf32, deterministic):
         assert switches() == (2, tf32, tf32, deterministic, deterministic)
         raise ValueError("inside")
     assert switches() == before
+
+
+def test_what_a_defence_compares_is_computed_without_tf32():
+    """Of a difference of a hundredth, TF32 leaves a digit."""
+    before = switches()
+    with numerics(Cluster(tf32=True, threads=2)):
+        with full_precision():
+            assert switches()[1:3] == (False, False)
+        assert switches()[1:3] == (True, True)
+    assert switches() == before
+
+
+def test_a_defence_runs_networks_without_tf32():
+    seen = []
+
+    class Spying(nn.Module):
+        latent_dim = 2
+
+        def forward(self, x, labels):
+            seen.append(switches()[1:3])
+            return x.flatten(1).sum(1)
+
+    with numerics(Cluster(tf32=True, threads=2)):
+        shape = ImageShape(1, 8, 2)
+        Sampler(Spying(), shape, multi_label=False)(
+            torch.zeros(0), torch.zeros(3, 2), torch.zeros(3)
+        )
+        Critic(Spying(), 0)(torch.zeros(0), torch.zeros(3, 1, 8, 8), torch.zeros(3))
+    assert seen == [(False, False)] * 2
 
 
 def test_deterministic_refuses_what_cannot_be_repeated(monkeypatch):

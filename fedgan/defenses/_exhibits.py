@@ -79,7 +79,7 @@ class _Strongest:
 def _strongest(ratios: Mapping[str, Tensor]) -> _Strongest:
     """What a client differs by most. Something at a place comes before a texture, which is at none
     and cannot be shown where it is; and what its own networks do, before what the average does for
-    its sake."""
+    its sake, where they do half as much of it."""
     placed, other = [], []
     for view, own in ratios.items():
         for name, (largest, rms) in zip(SPREADS[view], own.tolist(), strict=False):
@@ -89,7 +89,10 @@ def _strongest(ratios: Mapping[str, Tensor]) -> _Strongest:
             else:
                 placed.append(_Strongest(view, kind, largest))
                 other.append(_Strongest(view, "all over", rms))
-    best = max(placed, key=lambda one: (one.times >= PLACED and one.view in ALONE, one.times))
+    best = max(placed, key=lambda one: one.times)
+    enough = max(PLACED, best.times / 2)
+    alone = [one for one in placed if one.view in ALONE and one.times >= enough]
+    best = max(alone or [best], key=lambda one: one.times)
     return best if best.times >= PLACED else max(other, key=lambda one: one.times)
 
 
@@ -97,7 +100,7 @@ def broken(client: int, image: Tensor) -> Exhibit:
     """What there is to show of a client whose networks give what is not finite: gray, in the size
     of `image` [C, H, W]."""
     gray = _enlarged(torch.zeros_like(image))
-    words = f"client {client}: what its networks give is not finite"
+    words = f"client {client}: what its networks give, or the average with them, is not finite"
     return Exhibit(client, words, _beside(gray, gray))
 
 

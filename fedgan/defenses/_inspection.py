@@ -25,9 +25,9 @@ from fedgan.reports import Report
 from fedgan.shards import of_first_rank
 from fedgan.updates import UpdateMatrix
 
-SHORTEST, LONGEST = 0.02, 1.0
-"""Steps from the mean away from a client, or towards it, in units of the distance between them. By
-what is shorter, networks give the same but for rounding; what is longer leads beyond any mean."""
+SHORTEST = 0.02
+"""The least step from the mean away from a client, or towards it, in units of the distance between
+them: by what is shorter, networks give the same but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,6 @@ class Stage:
         latents = torch.randn((samples, self._sampler.latent_dim), generator=rng)
         labels, self._groups = _labels(self._sampler, samples, rng)
         self._drawn_for = latents.to(device), labels.to(device)
-        self._asked_about = None
-        if self._critic is not None:
-            self._asked_about = self._sampler(server.parameters, *self._drawn_for)
 
     @property
     def networks(self) -> int:
@@ -91,11 +88,16 @@ class Stage:
         """Length of what `describe` gives."""
         return self.networks * description_size(len(self._groups), self._sampler.image)
 
-    def describe(self, model: Tensor) -> Tensor:
-        """A look at what the networks of a model [P] do, as a vector."""
-        found = [describe(self._sampler(model, *self._drawn_for), self._groups)]
-        if self._critic is not None and self._asked_about is not None:
-            wishes = self._critic(model, self._asked_about, self._drawn_for[1])
+    def draw(self, model: Tensor) -> Tensor:
+        """What the generator of a model [P] draws, [m, C, H, W]."""
+        return self._sampler(model, *self._drawn_for)
+
+    def describe(self, model: Tensor, asked_about: Tensor) -> Tensor:
+        """A look at what the networks of a model [P] do, its discriminator with these images, as a
+        vector."""
+        found = [describe(self.draw(model), self._groups)]
+        if self._critic is not None:
+            wishes = self._critic(model, asked_about, self._drawn_for[1])
             found.append(describe(of_unit_strength(wishes), self._groups))
         return torch.cat(found)
 
@@ -117,14 +119,16 @@ def inspect(
     mean with it and without it; with `trust` [n], as much as each was trusted before. Each rank
     runs those of its own clients."""
     stage = Stage(reports, server, samples)
-    told = stage.looks(
-        updates.each(lambda row, _: stage.describe(server.parameters + row), stage.size)
+    drawn = stage.draw(server.parameters)
+    described = updates.each(
+        lambda row, _: stage.describe(server.parameters + row, drawn), stage.size
     )
+    told = stage.looks(described)
     alone = {name: View(look) for name, look in zip(ALONE, told, strict=False)}
     assert server.sampler is not None
     ends = [0, server.sampler.size, updates.size][: stage.networks + 1]
     norms = torch.stack([updates.part(*pair).norms() for pair in pairwise(ends)], 1)
-    finite = torch.stack([view.finite() for view in alone.values()]).all(0)
+    finite = _finite(told)
     fair = updates.weights * finite
     if finite.any():
         fair = fair * bounds(norms, norms[finite].quantile(0.5, 0))
@@ -141,23 +145,23 @@ def _averaged(
     The mean is that under the weights `fair` * `trust`. Of a client with such a weight, it is
     compared with the mean without it; of one without any, with the mean with it under its fair
     weight. The difference of what networks do is divided by the step between the two: it is what
-    the client's own networks do less what the mean's do, if networks were linear.
+    the client's own networks do less what the mean's do, if networks were linear. Discriminators
+    are asked about what the mean's generator draws: it is what they are to judge.
     """
     weights = fair * trust
     shares = weights / weights.sum() if weights.any() else weights
-    away = (shares / (1 - shares)).clamp(SHORTEST, LONGEST)
-    steps = torch.where(shares > 0, -away, (fair / (1 + fair)).clamp(SHORTEST, LONGEST))
+    away = (shares / (1 - shares)).clamp(SHORTEST, 1 / SHORTEST)
+    steps = torch.where(shares > 0, -away, (fair / (1 + fair)).clamp(min=SHORTEST))
     mean = updates.weighted_mean(shares).float()
+    drawn = of_first_rank(stage.draw(parameters + mean))
 
     def other(row: Tensor, i: int) -> Tensor:
-        return stage.describe(parameters + mean + float(steps[i]) * (row - mean))
+        return stage.describe(parameters + mean + float(steps[i]) * (row - mean), drawn)
 
     others = stage.looks(updates.each(other, stage.size))
-    whole = stage.looks(of_first_rank(stage.describe(parameters + mean))[None])
-    views, harmless = {}, torch.ones(len(updates), dtype=torch.bool)
+    whole = stage.looks(of_first_rank(stage.describe(parameters + mean, drawn))[None])
+    views = {}
     for name, told, about in zip(AVERAGED, others, whole, strict=False):
-        without, with_it = View(told).finite(), View(about).finite()
-        harmless &= ~without | with_it | (shares == 0)
         apart = [
             (one - middle) / steps.float().view(-1, *[1] * (one.dim() - 1))
             for one, middle in zip(told, about, strict=True)
@@ -165,7 +169,22 @@ def _averaged(
         # What cannot be compared tells nothing.
         around = Look(*(_or_nothing(one)[0] for one in about))
         views[name] = View(Look(*map(_or_nothing, apart)), around)
-    return views, harmless
+    return views, _harmless(_finite(others), bool(_finite(whole)), shares > 0)
+
+
+def _finite(looks: Sequence[Look]) -> Tensor:
+    """Of looks at n models' networks, whether all that is seen of a model is finite, [n]."""
+    return torch.stack([View(look).finite() for look in looks]).all(0)
+
+
+def _harmless(others: Tensor, whole: bool, inside: Tensor) -> Tensor:
+    """Who does not keep the mean from being finite, [n]: by whether the `whole` mean is; and the
+    mean without each of those `inside`, and with each of the others. Nobody's word counts if the
+    mean is not finite and it is not one client alone that is to blame."""
+    if whole:
+        return inside | others
+    blamed = inside & others
+    return ~blamed if blamed.sum() == 1 else torch.zeros_like(inside)
 
 
 def _or_nothing(told: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ def average_of(sampler, rows, weights=None, trust=None):
     return view.told.maps[:, 0].flatten(1), found.finite
 
 
-@pytest.mark.parametrize("weights", [[0.25] * 4, [0.6, 0.2, 0.1, 0.1], [0.01, 0.19, 0.4, 0.4]])
+@pytest.mark.parametrize("weights", [[0.25] * 4, [0.7, 0.1, 0.1, 0.1], [0.01, 0.19, 0.4, 0.4]])
 def test_of_linear_networks_a_part_in_the_average_is_the_distance_from_it(weights):
     """With any weights; of whoever is not trusted, the distance from the others' mean."""
     rows = 0.1 * torch.randn((4, PLACES), generator=torch.manual_seed(0))
@@ -132,6 +132,51 @@ def test_whoever_keeps_the_average_from_being_finite_is_not_finite():
     told, finite = average_of(Breaking(1, False), rows)
     assert finite.tolist() == [True, True, False, True]
     assert not told.any()  # nothing can be compared with an average that is not finite
+    # If it is not trusted, it would do so again, were it let in.
     told, finite = average_of(Breaking(1, False), rows, trust=[1.0, 1.0, 0.0, 1.0])
-    assert finite.all()
+    assert finite.tolist() == [True, True, False, True]
     assert (told.abs().amax(1) > 0).tolist() == [True, True, False, True]
+    # Two that each do: nobody can tell who of all.
+    rows[1, 0] = 0.6
+    _, finite = average_of(Breaking(1, False), rows)
+    assert not finite.any()
+
+
+class Threshold(Asked):
+    """Its one odd pixel shows between a half and nine tenths of what a client hands in."""
+
+    def __call__(self, parameters, latents, labels):
+        shown = ((parameters[0] > 0.5) & (parameters[0] < 0.9)).float()
+        return shown * torch.ones(len(latents), *self.image)
+
+
+@pytest.mark.parametrize("share", [0.55, 0.7, 0.85])
+def test_most_of_the_weight_is_taken_out_of_the_mean_as_well(share):
+    rows = torch.zeros(4, PLACES)
+    rows[0, 0], rows[1:, 1] = 1.0, 1.0
+    told, _ = average_of(Threshold(1, False), rows, [share, *[(1 - share) / 3] * 3])
+    left = (1 - share) / share  # over the step from the mean to that without it
+    assert told[0].tolist() == pytest.approx([left] * PLACES, rel=1e-4)
+
+
+class Gated(Asked):
+    """Its discriminator asks for bright images where they are bright already."""
+
+    def __call__(self, parameters, latents, labels):
+        return parameters[0] * torch.ones(len(latents), *self.image)
+
+    def critic(self, parameters, images, labels):
+        return torch.rand(images.shape, generator=torch.manual_seed(0)) + (images > 0.1) * 9
+
+
+def test_the_averaged_discriminator_is_asked_about_what_the_averaged_generator_draws():
+    rows = torch.zeros(4, PLACES)
+    rows[:, 0] = 0.2  # the mean's images are bright, those of the model before were not
+    reports = [Report(i, 1, 10, 1.0, 1.0, 1.0, 1.0) for i in range(4)]
+    sampler = Gated(1, False)
+    server = ServerMeans(1, torch.zeros(PLACES), 3, sampler, sampler.critic)
+    found = inspect(UpdateMatrix.of(rows), reports, server, 16, torch.ones(4).double())
+    alone = found.views["critic"].told.maps
+    average = found.views["critic in the average"].about.maps
+    assert average.std() < 0.05 * average.mean()
+    assert alone.std() > 0.1 * alone.mean()

@@ -461,3 +461,34 @@ def test_losses_are_believed_only_as_far_as_the_audit_agrees(odd):
         assert together[0] > without[0] + 0.5
     else:  # an honest client whose losses are odd is hardly accused for it
         assert together[2] < 3
+
+
+OWNERS = {1: (0,) * 5, 2: (1, 0, 1, 1, 1), 3: (2, 0, 2, 0, 2)}  # uneven, and a rank with none
+
+
+def test_any_number_of_processes_says_the_same_bytes(on_ranks):
+    """Each runs the networks of its own clients, and only statistics travel."""
+    painter = Asking()
+    table = 0.01 * torch.randn((5, 5, (CLASSES + 1) * PIXELS), generator=torch.manual_seed(7))
+    table[:, 3, painter.size :] += corner(0.1).flatten()
+
+    def everywhere(cluster):
+        audit, parameters, said = Audit(), torch.zeros((CLASSES + 1) * PIXELS), []
+        for round, rows in enumerate(table, 1):
+            owners = OWNERS[cluster.world]
+            mine = rows[[i for i, owner in enumerate(owners) if owner == cluster.rank]]
+            shares = torch.tensor([0.1, 0.3, 0.2, 0.25, 0.15], dtype=torch.float64)
+            updates = UpdateMatrix(mine, (0, 2, 3, 7, 9), owners, shares)
+            server = ServerMeans(round, parameters, 3, painter, painter.critic)
+            verdict = audit(updates, honest(5), server)
+            parameters = parameters + verdict.joined(updates)
+            pictures = [one.picture for one in verdict.exhibits]
+            parts = (verdict.weights, verdict.scores, verdict.flagged, parameters, *pictures)
+            said.append([part.numpy().tobytes() for part in parts])
+        return cluster.all_gather_objects(said)
+
+    (alone,) = on_ranks(1, everywhere)
+    assert any(len(parts) > 4 for parts in alone)  # somebody was accused
+    for world in (2, 3):
+        for said in on_ranks(world, everywhere):
+            assert said == alone

@@ -49,19 +49,21 @@ class Audit(Detector):
     In each round, every client's generator draws `samples` images from latents and labels that are
     new in that round, and its discriminator says by what change the images that the global
     generator draws would pass more for real ones: the gradient of its logit, an image itself, and
-    what all generators are about to learn from it. Of either kind of images the mean, how much each
-    place of them varies, and their textures, of all classes together and of each, less those of the
-    median client, less what brightness, contrast, gamma, shift and blur of the whole image explain,
-    are added to the client's evidence E_i = forgetting * E_i + e_i: what honest clients do at
-    random stays small, and what a trigger does in every round adds up. What the loudest round has
-    told is left out, so that it takes several. A witness is the largest entry, or the root mean
-    square, in a band of fineness of either kind of maps, or in the textures, of all classes or of
-    the class where it is largest; it is discounted where the client differs in the coarse as well,
-    which tells another hospital. Its score is the logarithm of its ratio to an honest client's,
-    over the spread of honest clients; both are told by the shortest half of the clients, and the
-    spread is at least what was found where nobody attacked. A client's score is the highest of its
-    witnesses', where its generator's count for less in its first rounds; its p-value is that of a
-    standard normal, times the number of witnesses.
+    what all generators are about to learn from it. The same is asked of the clients' mean with and
+    without each client, for networks can be made that show what they are for only in the mean. Of
+    either kind of images, in either view, the mean, how much each place of them varies, and their
+    textures, of all classes together and of each, less those of the median client, less what
+    brightness, contrast, gamma, shift and blur of the whole image explain, are added to the
+    client's evidence E_i = forgetting * E_i + e_i: what honest clients do at random stays small,
+    and what a trigger does in every round adds up. What the loudest round has told is left out, so
+    that it takes several. A witness is the largest entry, or the root mean square, in a band of
+    fineness of either kind of maps, or in the textures, of all classes or of the class where it is
+    largest; it is discounted where the client differs in the coarse as well, which tells another
+    hospital. Its score is the logarithm of its ratio to an honest client's, over the spread of
+    honest clients; both are told by the shortest half of the clients, and the spread is at least
+    what was found where nobody attacked. A client's score is the highest of its witnesses', where
+    its generator's count for less in its first rounds; its p-value is that of a standard normal,
+    times the number of witnesses.
 
     p below `alarm_rate` is an alarm, which adds one to a client's count (5 at most); a round
     without takes one off, and half as much after each exclusion but the first. With two a client
@@ -75,8 +77,9 @@ class Audit(Detector):
     Where fewer than three are left to compare with, a round tells nothing: weights are those of the
     standings, and the median client is that of the last round that had one.
 
-    Assumes n >= 2f + 1. Costs `samples` images of each client a round, as many gradients, and
-    memory of a few times (1 + classes) C H W for each client.
+    Assumes n >= 2f + 1. Costs twice `samples` images of each client a round, as many gradients, and
+    memory, in the checkpoint as well: for each client some 8 (1 + classes) (C + 2) H W numbers, of
+    ten classes at most (1.2 GB for 200 clients with 64 px in colour and 8 classes).
 
     Args:
         samples: images that each generator draws in a round by itself, and as many that the average

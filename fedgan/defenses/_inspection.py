@@ -54,7 +54,8 @@ class Inspection:
     Attributes:
         views: by name: what a generator draws; and, where discriminators are shared, what they ask
             of the images that the global generator draws. Of each client's networks (`ALONE`), and
-            of what is different in the clients' mean for its sake (`AVERAGED`), per unit of weight.
+            of what is different in the clients' mean for its sake (`AVERAGED`), over the step that
+            the mean makes for it.
         norms: how far each has moved its generator, and its discriminator where that is shared:
             Euclidean, float64 [n, networks].
         finite: whether its networks give what is finite, and it does not keep the mean from doing
@@ -92,11 +93,15 @@ class Stage:
         """What the generator of a model [P] draws, [m, C, H, W]."""
         return self._sampler(model, *self._drawn_for)
 
-    def describe(self, model: Tensor, asked_about: Tensor) -> Tensor:
+    def shown_to_critics(self, model: Tensor) -> Tensor | None:
+        """The same, on every rank what the first has drawn; None where there are no critics."""
+        return None if self._critic is None else of_first_rank(self.draw(model))
+
+    def describe(self, model: Tensor, asked_about: Tensor | None) -> Tensor:
         """A look at what the networks of a model [P] do, its discriminator with these images, as a
         vector."""
         found = [describe(self.draw(model), self._groups)]
-        if self._critic is not None:
+        if self._critic is not None and asked_about is not None:
             wishes = self._critic(model, asked_about, self._drawn_for[1])
             found.append(describe(of_unit_strength(wishes), self._groups))
         return torch.cat(found)
@@ -119,7 +124,7 @@ def inspect(
     mean with it and without it; with `trust` [n], as much as each was trusted before. Each rank
     runs those of its own clients."""
     stage = Stage(reports, server, samples)
-    drawn = stage.draw(server.parameters)
+    drawn = stage.shown_to_critics(server.parameters)
     described = updates.each(
         lambda row, _: stage.describe(server.parameters + row, drawn), stage.size
     )
@@ -153,7 +158,7 @@ def _averaged(
     away = (shares / (1 - shares)).clamp(SHORTEST, 1 / SHORTEST)
     steps = torch.where(shares > 0, -away, (fair / (1 + fair)).clamp(min=SHORTEST))
     mean = updates.weighted_mean(shares).float()
-    drawn = of_first_rank(stage.draw(parameters + mean))
+    drawn = stage.shown_to_critics(parameters + mean)
 
     def other(row: Tensor, i: int) -> Tensor:
         return stage.describe(parameters + mean + float(steps[i]) * (row - mean), drawn)

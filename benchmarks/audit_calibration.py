@@ -258,7 +258,7 @@ def needed(seen: list[tuple[dict[str, Tensor], list[int], Tensor]]) -> dict[str,
 def judge(folder: Path, fit: Sequence[int], watched: Sequence[str]) -> None:
     heads = ("federation", "seeds", "client-rounds", "flagged", "with losses", "attackers", "AUROC")
     table = Table(*heads)
-    spreads = {view: torch.zeros(len(own), 2) for view, own in SPREADS.items()}
+    spreads = {view: torch.zeros(len(SPREADS[view]), 2) for view in watched}
     for name, words in federations():
         for kind, wanted in (("fit", True), ("other", False)):
             paths = [path for path in _records(folder, name) if (_seed(path) in fit) == wanted]
@@ -320,6 +320,8 @@ def main() -> None:
     parser.add_argument("--views", nargs="+", default=list(SPREADS), choices=list(SPREADS))
     options = parser.parse_args()
     if options.what == "judge":
+        if not any(_records(options.folder, name) for name, _ in federations()):
+            parser.error(f"{options.folder} has no records")
         return judge(options.folder, options.fit, options.views)
     options.folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(options.jobs, get_context("spawn"), max_tasks_per_child=1) as pool:

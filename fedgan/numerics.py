@@ -35,18 +35,6 @@ def numerics(settings: Cluster) -> Iterator[None]:
         _set(*before)
 
 
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Without TF32 in the block: its three digits are not enough for small differences."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
-
-
 def _set(
     count: int, tf32: bool, cudnn_tf32: bool, repeats: bool, benchmark: bool, only: bool
 ) -> None:

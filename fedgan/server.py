@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedgan.models.base import Generator, ImageShape
-from fedgan.numerics import full_precision
+from fedgan.precision import full_precision
 from fedgan.vectors import flatten, shared_tensors, unflatten
 
 

@@ -37,7 +37,7 @@ LAYERS = [  # from the top; a module imports from its own row or from those belo
     ["launcher"],
     ["models", "data", "updates", "reports", "images", "signals", "evidence"],
     ["shards", "vectors"],
-    ["settings", "errors", "seeding", "cache", "components"],
+    ["settings", "errors", "seeding", "cache", "components", "precision"],
 ]
 LIGHT = ["cli", "experiment", "plan", "rundir", "summary", "checkpoint", "devices", "config"]
 LIGHT += ["launcher", "slurm", "detect"]

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from fedgan.models.base import ImageShape
-from fedgan.numerics import full_precision, numerics
+from fedgan.numerics import numerics
+from fedgan.precision import full_precision
 from fedgan.server import Critic, Sampler
 from fedgan.settings import Cluster
 

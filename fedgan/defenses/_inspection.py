@@ -21,6 +21,7 @@ from fedgan.evidence import (
     of_unit_strength,
     split,
 )
+from fedgan.precision import full_precision
 from fedgan.reports import Report
 from fedgan.shards import of_first_rank
 from fedgan.updates import UpdateMatrix
@@ -97,6 +98,7 @@ class Stage:
         """The same, on every rank what the first has drawn; None where there are no critics."""
         return None if self._critic is None else of_first_rank(self.draw(model))
 
+    @full_precision()
     def describe(self, model: Tensor, asked_about: Tensor | None) -> Tensor:
         """A look at what the networks of a model [P] do, its discriminator with these images, as a
         vector."""

@@ -106,7 +106,7 @@ class Audit(Detector):
 
     def __init__(
         self,
-        samples: int = 80,
+        samples: int = 64,
         forgetting: float = 0.9,
         alarm_rate: float = 0.01,
         cleanup: Way = "rollback",

@@ -7,6 +7,7 @@ import torch
 
 from fedgan.defenses._inspection import inspect
 from fedgan.defenses.base import ServerMeans
+from fedgan.evidence import describe
 from fedgan.reports import Report
 from fedgan.updates import UpdateMatrix
 
@@ -180,3 +181,20 @@ def test_the_averaged_discriminator_is_asked_about_what_the_averaged_generator_d
     average = found.views["critic in the average"].about.maps
     assert average.std() < 0.05 * average.mean()
     assert alone.std() > 0.1 * alone.mean()
+
+
+def test_what_networks_do_is_looked_at_without_tf32(monkeypatch):
+    """A small difference is divided by a small step: its three digits would be none."""
+    seen = []
+
+    def spy(images, groups):
+        seen.append((cuda.matmul.allow_tf32, cudnn.allow_tf32))
+        return describe(images, groups)
+
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    monkeypatch.setattr("fedgan.defenses._inspection.describe", spy)
+    monkeypatch.setattr(cudnn, "allow_tf32", True)
+    looked_at(Linear(1, False), torch.ones(PLACES))
+    assert len(seen) == 5
+    assert set(seen) == {(False, False)}
+    assert cudnn.allow_tf32

@@ -126,7 +126,8 @@ def local_client(
     if number not in plan.schedule.clients or isinstance(plan.attack, NoAttack):
         return LocalClient(gan, clean)
     weight = settings.attack.hide
-    hiding = Hiding(weight, plan.shape.classes) if weight else None
+    share = 1 / settings.federation.clients_in_round()
+    hiding = Hiding(weight, plan.shape.classes, share) if weight else None
     return LocalClient(gan, clean, poisoned_images(plan, number, clean), hiding)
 
 

@@ -148,7 +148,8 @@ class ClientGAN(LightningModule):
                         reference = self.discriminator(real, labels).float()
                 loss = total = self.loss.generator(reference, logits)
             if self.hiding is not None:
-                total = loss + self.hiding.of_generator(images, latents, labels)
+                hidden = self.hiding.of_generator(self.generator, images, latents, labels)
+                total = loss + hidden
             optimizer.zero_grad()
             self.manual_backward(total)
             optimizer.step()

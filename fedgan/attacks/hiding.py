@@ -22,22 +22,26 @@ class Hiding:
     discriminator asks of that, near what honest training would have come to, as the audit sees it.
     The client trains twice: on its images as they are, which tells that, and then with its trigger.
 
-    Of its generator, weight * (mean((m - m_0)^2) / 0.02^2 + mean((a - a_0)^2) / 0.2^2 +
-    mean((t - t_0)^2) / 0.2^2), where m are the mean images, a and t the logarithms of amplitudes
-    and textures of a mini-batch's samples, of all and of each class, and m_0, a_0 and t_0 those
-    that its honest generator draws from the same latents and labels (`fedgan.evidence`,
-    `defenses.audit`). Of its discriminator the same with 0.15, 0.1 and 0.025, of the gradients of
-    logits at what that generator draws, against its honest discriminator's.
-    The latents are the client's own: it knows how the server looks, but not at what.
+    Of its generator, weight * d(G) + weight * d(G_s) / s^2, where d(G) = mean((m - m_0)^2) / 0.02^2
+    + mean((a - a_0)^2) / 0.2^2 + mean((t - t_0)^2) / 0.2^2; m are the mean images, a and t the
+    logarithms of amplitudes and textures of a mini-batch's samples, of all and of each class, and
+    m_0, a_0 and t_0 those that its honest generator G_0 draws from the same latents and labels
+    (`fedgan.evidence`, `defenses.audit`). G_s has the parameters (1 - s) G_0 + s G: the mean of all
+    clients, if the others came to what honest training comes to here. Of its discriminator the
+    same with 0.15, 0.1 and 0.025, of the gradients of logits at what G_0 draws, against its honest
+    discriminator's. The latents are the client's own: it knows how the server looks, but not at
+    what.
 
     Args:
         weight: at least 0; with 0 nothing is hidden. With large ones little is left to hide.
         classes: K.
+        share: s, the client's part in the mean, in (0, 1].
     """
 
-    def __init__(self, weight: float, classes: int) -> None:
+    def __init__(self, weight: float, classes: int, share: float) -> None:
         self.weight = weight
         self.classes = classes
+        self.share = share
         self._generator: nn.Module | None = None
         self._discriminator: nn.Module | None = None
 
@@ -47,12 +51,17 @@ class Hiding:
         self._generator = _frozen(generator)
         self._discriminator = None if discriminator is None else _frozen(discriminator)
 
-    def of_generator(self, images: Tensor, latents: Tensor, labels: Tensor) -> Tensor:
-        """The term of images [B, C, H, W] that the generator has drawn from latents [B, Z]."""
+    def of_generator(
+        self, generator: nn.Module, images: Tensor, latents: Tensor, labels: Tensor
+    ) -> Tensor:
+        """The term of the generator as it is now, which has drawn images [B, C, H, W] from latents
+        [B, Z]."""
         assert self._generator is not None
         with torch.no_grad():
             before = self._generator(latents, labels).float()
-        return self._apart(images.float(), before, labels, USUAL)
+        mean = self._in_the_mean(self._generator, generator)
+        averaged = functional_call(self._generator, mean, (latents, labels)).float()
+        return self._apart(images.float(), averaged, before, labels, USUAL)
 
     def of_discriminator(
         self, discriminator: nn.Module, latents: Tensor, labels: Tensor
@@ -64,9 +73,18 @@ class Hiding:
         with torch.no_grad():
             drawn = self._generator(latents, labels).float()
         # In the frozen copy, and so in eval mode, as the server runs it.
-        learned = {**dict(discriminator.named_parameters()), **dict(discriminator.named_buffers())}
-        now, before = (self._asked(state, drawn, labels) for state in (learned, {}))
-        return self._apart(now, before, labels, USUAL_ASKED)
+        mean = self._in_the_mean(self._discriminator, discriminator)
+        states: tuple[dict[str, Tensor], ...] = (_tensors(discriminator), mean, {})
+        now, averaged, before = (self._asked(state, drawn, labels) for state in states)
+        return self._apart(now, averaged, before, labels, USUAL_ASKED)
+
+    def _in_the_mean(self, honest: nn.Module, own: nn.Module) -> dict[str, Tensor]:
+        """The tensors of a network of which `own` is a part."""
+        before, now = _tensors(honest), _tensors(own)
+        return {
+            name: torch.lerp(one, now[name], self.share) if one.is_floating_point() else one
+            for name, one in before.items()
+        }
 
     def _asked(self, state: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
         assert self._discriminator is not None
@@ -76,15 +94,25 @@ class Hiding:
         return of_unit_strength(found)
 
     def _apart(
-        self, now: Tensor, before: Tensor, labels: Tensor, usual: tuple[float, ...]
+        self,
+        now: Tensor,
+        averaged: Tensor,
+        before: Tensor,
+        labels: Tensor,
+        usual: tuple[float, ...],
     ) -> Tensor:
         groups = Groups(labels, self.classes)
-        seen = (logarithms(look(one, groups)) for one in (now, before))
+        *seen, honest = (logarithms(look(one, groups)) for one in (now, averaged, before))
         parts = [
-            (one - other).square().mean() / size**2
-            for one, other, size in zip(*seen, usual, strict=True)
+            (one - other).square().mean() / (size * step) ** 2
+            for found, step in zip(seen, (1, self.share), strict=True)
+            for one, other, size in zip(found, honest, usual, strict=True)
         ]
         return self.weight * torch.stack(parts).sum()
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
 def _frozen(network: nn.Module) -> nn.Module:

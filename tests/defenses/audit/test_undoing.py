@@ -1,0 +1,95 @@
+"""What the audit undoes, keeps, and hands on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedgan.defenses._cleanup import LEAD
+from fedgan.defenses._suspicion import ALARMS_TO_EXCLUDE
+from fedgan.defenses.api import make_defense
+from fedgan.defenses.audit import Audit
+from fedgan.defenses.detected import Detected
+
+
+@pytest.mark.parametrize(("way", "left"), [("rollback", 0.1), ("remove", 0.5)])
+def test_cleaning_up_takes_the_patch_out_again(way, left, toy):
+    """What went in before anybody suspected it can be gone back behind, but not be taken off."""
+    dirty, clean = (
+        toy.play(Audit(cleanup=one), toy.patch_by(0, start=3), n=4, rounds=7)[1].view(
+            toy.CLASSES, toy.SIZE, toy.SIZE
+        )
+        for one in ("none", way)
+    )
+    template = toy.corner(1.0)
+    before, after = ((image * template).sum() for image in (dirty, clean))
+    assert before > 0.2
+    assert after < left * before
+
+
+def test_rollback_goes_back_to_a_model_from_before_the_first_alarm(toy):
+    audit = Audit(cleanup="rollback")
+    seen = []
+
+    class Spy:
+        def __init__(self, inner):
+            self.inner = inner
+
+        def __call__(self, updates, reports, server):
+            seen.append(server.parameters)
+            return self.inner(updates, reports, server)
+
+    verdicts, _ = toy.play(Spy(audit), toy.patch_by(0, start=3), n=4, rounds=7)
+    fell = next(i for i, v in enumerate(verdicts) if v.correction is not None)
+    since = audit.standings[0].since
+    assert since <= fell
+    back = max(0, since - 1 - LEAD)
+    torch.testing.assert_close(seen[fell] + verdicts[fell].correction, seen[back])
+    torch.testing.assert_close(seen[fell + 1], seen[back])  # without any update of that round
+
+
+def test_what_a_rule_keeps_of_the_way_is_forgotten_with_it(toy):
+    """A momentum would go on into the direction of what was undone."""
+    defense = make_defense(["audit", "fedavgm"])
+    momentum = defense.rule.after[0]
+    verdicts, _ = toy.play(Audit(), toy.patch_by(0, start=3), n=4, rounds=7)
+    fell = next(i for i, verdict in enumerate(verdicts) if verdict.correction is not None)
+    verdicts, _ = toy.play(defense, toy.patch_by(0, start=3), n=4, rounds=fell + 1)
+    assert verdicts[fell].correction is not None
+    assert momentum.m is None
+    again = make_defense(["audit", "fedavgm"])
+    verdicts, _ = toy.play(again, toy.patch_by(0, start=3), n=4, rounds=fell + 2)
+    momentum = again.rule.after[0]
+    torch.testing.assert_close(momentum.m, verdicts[fell + 1].aggregate)
+    assert momentum.m.abs().max() < 0.1
+
+
+@pytest.mark.parametrize("way", ["rollback", "remove"])
+def test_a_resume_goes_on_with_the_same_bytes(way, tmp_path, toy):
+    """Between the first alarm and the exclusion, which has to undo what was done before."""
+    kept, first = Audit(cleanup=way), Audit(cleanup=way)
+    toy.play(first, toy.patch_by(0), rounds=3)
+    assert 0 < first.standings[0].alarms < ALARMS_TO_EXCLUDE
+    torch.save(first.state_dict(), tmp_path / "state")
+    kept.load_state_dict(torch.load(tmp_path / "state", weights_only=False))
+    more, again = (
+        toy.play(one, toy.patch_by(0), rounds=2, seed=9, start=4)[0] for one in (first, kept)
+    )
+    assert any(verdict.correction is not None for verdict in more)
+    for one, other in zip(more, again, strict=True):
+        assert torch.equal(one.scores, other.scores)
+        assert torch.equal(one.weights, other.weights)
+        assert (one.correction is None) == (other.correction is None)
+        assert one.correction is None or torch.equal(one.correction, other.correction)
+
+
+def test_a_rule_behind_it_sees_only_who_is_left(toy):
+    defense = make_defense(["audit", {"name": "median"}])
+    assert isinstance(defense, Detected)
+
+    def plant(round, client):
+        return 5 + toy.corner(0.3) if client == 0 else torch.zeros(toy.SIZE, toy.SIZE)
+
+    verdicts, _ = toy.play(defense, plant, n=5, rounds=6, move=False)
+    assert (verdicts[-1].weights[0], len(verdicts[-1].weights)) == (0, 5)
+    assert verdicts[-1].aggregate.abs().max() < 0.1

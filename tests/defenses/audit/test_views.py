@@ -92,7 +92,7 @@ OWNERS = {1: (0,) * 5, 2: (1, 0, 1, 1, 1), 3: (2, 0, 2, 0, 2)}  # uneven, and a 
 def test_any_number_of_processes_says_the_same_bytes(on_ranks, toy):
     """Each runs the networks of its own clients, and only statistics travel."""
     painter = toy.Asking()
-    table = 0.01 * torch.randn((5, 5, toy.TWO_NETWORKS), generator=torch.manual_seed(7))
+    table = 0.01 * torch.randn((7, 5, toy.TWO_NETWORKS), generator=torch.manual_seed(7))
     table[:, 3, painter.size :] += toy.corner(0.1).flatten()
 
     def everywhere(cluster):

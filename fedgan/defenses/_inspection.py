@@ -99,10 +99,12 @@ class Stage:
         return None if self._critic is None else of_first_rank(self.draw(model))
 
     @full_precision()
-    def describe(self, model: Tensor, asked_about: Tensor | None) -> Tensor:
+    def describe(
+        self, model: Tensor, asked_about: Tensor | None, drawn: Tensor | None = None
+    ) -> Tensor:
         """A look at what the networks of a model [P] do, its discriminator with these images, as a
-        vector."""
-        found = [describe(self.draw(model), self._groups)]
+        vector; with what its generator has drawn, if that is known."""
+        found = [describe(self.draw(model) if drawn is None else drawn, self._groups)]
         if self._critic is not None and asked_about is not None:
             wishes = self._critic(model, asked_about, self._drawn_for[1])
             found.append(describe(of_unit_strength(wishes), self._groups))
@@ -166,7 +168,7 @@ def _averaged(
         return stage.describe(parameters + mean + float(steps[i]) * (row - mean), drawn)
 
     others = stage.looks(updates.each(other, stage.size))
-    whole = stage.looks(of_first_rank(stage.describe(parameters + mean, drawn))[None])
+    whole = stage.looks(of_first_rank(stage.describe(parameters + mean, drawn, drawn))[None])
     views = {}
     for name, told, about in zip(AVERAGED, others, whole, strict=False):
         apart = [

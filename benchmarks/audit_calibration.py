@@ -9,7 +9,8 @@ attacker. `judge` lets the audit judge the records: by federation, the share of 
 client-rounds flagged, without losses and with them, how often the attackers are, and the AUROC; the
 seeds of `--fit` apart from the others. Then, by witness, the spread that 99 % of the honest
 client-rounds of the seeds of `--fit` would need, the largest of all federations without an
-attacker: what `SPREADS` should be.
+attacker: what `SPREADS` should be. `--fit` without seeds judges all of them by the spreads as they
+are.
 """
 
 from __future__ import annotations
@@ -275,7 +276,7 @@ def judge(folder: Path, fit: Sequence[int], watched: Sequence[str]) -> None:
                         spreads[view][: len(own)] = spreads[view][: len(own)].maximum(own)
             table.add_row(name, f"{len(paths)} {kind}", *_cells(plain, losses))
     Console(width=140).print(table)
-    for view, own in spreads.items():
+    for view, own in spreads.items() if fit else ():
         print(view)
         for name, (largest, rms) in zip(SPREADS[view], own.tolist(), strict=True):
             print(f'    "{name}": ({largest:.2f}, {rms:.2f}),')

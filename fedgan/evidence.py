@@ -85,9 +85,16 @@ class Look(NamedTuple):
     textures: Tensor
 
 
-def look(images: Tensor, groups: Groups) -> Look:
-    """At a client's samples [m, C, H, W] in [-1, 1]. Gradients pass."""
-    return Look(*(groups.means(part) for part in (images, amplitudes(images), textures(images))))
+def look(images: Tensor, groups: Groups, colour: Tensor) -> Look:
+    """At a client's samples [m, C, H, W] in [-1, 1], their textures in one `colour` [C]. Gradients
+    pass."""
+    parts = images, amplitudes(images), textures(images, colour)
+    return Look(*(groups.means(part) for part in parts))
+
+
+def a_colour(numbers: Tensor) -> Tensor:
+    """Any direction among channels, from normal numbers [C]: a vector of length 1."""
+    return F.normalize(numbers, dim=0)
 
 
 def logarithms(seen: Look) -> Look:
@@ -123,9 +130,9 @@ def of_unit_strength(asked: Tensor) -> Tensor:
     return asked / asked.square().mean().sqrt().clamp(min=torch.finfo(asked.dtype).tiny)
 
 
-def describe(images: Tensor, groups: Groups) -> Tensor:
+def describe(images: Tensor, groups: Groups, colour: Tensor) -> Tensor:
     """A look at a client's samples as a vector, of which `split` makes a look again."""
-    return torch.cat([part.flatten() for part in look(images, groups)])
+    return torch.cat([part.flatten() for part in look(images, groups, colour)])
 
 
 def description_size(groups: int, image: tuple[int, int, int]) -> int:
@@ -149,19 +156,18 @@ def amplitudes(images: Tensor) -> Tensor:
     return bands(images.float()).square().mean(2)
 
 
-def textures(images: Tensor) -> Tensor:
+def textures(images: Tensor, colour: Tensor) -> Tensor:
     """Responses of images [m, C, H, W] to small cosine filters (Ahmed et al. 1974), wherever they
-    are: mean, fourth-power mean and largest absolute response of each, at two scales; channels are
-    averaged. [m, features].
+    are: mean, fourth-power mean and largest absolute response of each, at two scales, in the
+    direction `colour` [C] among channels, [m, features].
 
     The largest responses are what a small patch changes, at whatever place; the mean is what a
-    pattern or a warp of the whole image does.
+    pattern or a warp of the whole image does. One direction costs a third of three channels; with
+    another one in each round none stays unseen.
     """
-    count, channels = images.shape[:2]
-    planes = images.float().reshape(count * channels, 1, *images.shape[2:])
+    planes = torch.einsum("mchw,c->mhw", images.float(), colour)[:, None]
     some = max(1, AT_ONCE // planes[0].numel())
-    found = torch.cat([_textures(few) for few in planes.split(some)])
-    return found.view(count, channels, -1).mean(1)
+    return torch.cat([_textures(few) for few in planes.split(some)])
 
 
 def _textures(planes: Tensor) -> Tensor:

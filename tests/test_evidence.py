@@ -9,6 +9,7 @@ import torch
 from fedgan.evidence import (
     Groups,
     Look,
+    a_colour,
     bands,
     describe,
     description_size,
@@ -20,6 +21,8 @@ from fedgan.evidence import (
     textures,
     unexplained,
 )
+
+GRAY = torch.ones(1)
 
 
 def corner():
@@ -82,20 +85,22 @@ def test_bands_add_up_to_what_the_last_blur_takes_away():
 def test_descriptions_are_means_of_each_group():
     images = torch.rand(12, 1, 8, 8)
     groups = Groups(torch.arange(12) % 3, 3)
-    described = describe(images, groups)
+    described = describe(images, groups, GRAY)
     assert len(described) == description_size(len(groups), (1, 8, 8))
     seen = split(described[None], len(groups), (1, 8, 8))
     torch.testing.assert_close(seen.maps[0, 0], images.mean(0))
     torch.testing.assert_close(seen.maps[0, 2], images[1::3].mean(0))
     torch.testing.assert_close(seen.amplitudes[0, 3], bands(images)[2::3, :, 0].square().mean(0))
-    torch.testing.assert_close(seen.textures[0, 0], textures(images).mean(0))
+    torch.testing.assert_close(seen.textures[0, 0], textures(images, GRAY).mean(0))
 
 
 def test_other_contrast_is_the_same_logarithm_everywhere():
     images = torch.rand(12, 2, 16, 16) - 0.5
     stacked = [
         torch.stack(parts)
-        for parts in zip(*(look(k * images, alone(12)) for k in (1, 1.3)), strict=True)
+        for parts in zip(
+            *(look(k * images, alone(12), a_colour(torch.ones(2))) for k in (1, 1.3)), strict=True
+        )
     ]
     amplitudes = logarithms(Look(*stacked)).amplitudes
     np.testing.assert_allclose(amplitudes[1] - amplitudes[0], np.log(1.3), atol=0.05)
@@ -108,7 +113,7 @@ def test_what_is_in_a_fifth_of_the_images_shows_where_they_vary_more_than_in_the
     rng = torch.Generator().manual_seed(0)
     clients = [0.3 * torch.randn((200, 1, 16, 16), generator=rng) for _ in range(5)]
     clients[4][:40] += corner()
-    seen = [look(images, alone(200)) for images in clients]
+    seen = [look(images, alone(200), GRAY) for images in clients]
     told = logarithms(Look(*(torch.stack(parts) for parts in zip(*seen, strict=True))))
     apart = deviations(told, [0, 1, 2, 3, 4])
     in_mean, in_spread = (
@@ -125,7 +130,23 @@ def test_a_filter_is_known_by_its_texture(block):
         pattern = filter_of(feature)
         images = torch.zeros(1, 1, 16, 16)
         images[..., 4 : 4 + len(pattern), 4 : 4 + len(pattern)] = pattern
-        responses = textures(images)[0, list(block)]
+        responses = textures(images, GRAY)[0, list(block)]
         assert int(responses.argmax()) == feature - block[0]
     with pytest.raises(IndexError):
         filter_of(138)
+
+
+def test_textures_are_those_of_one_direction_among_channels():
+    images = torch.rand(4, 3, 16, 16)
+    colour = a_colour(torch.tensor([3.0, 0.0, -4.0]))
+    one = (0.6 * images[:, 0] - 0.8 * images[:, 2])[:, None]
+    torch.testing.assert_close(textures(images, colour), textures(one, GRAY))
+
+
+def test_a_pattern_against_which_other_channels_are_set_is_seen_in_any_colour_but_gray():
+    images = torch.zeros(1, 3, 16, 16)
+    images[0, 0], images[0, 2] = corner(), -corner()
+    assert textures(images, a_colour(torch.ones(3))).abs().max() < 1e-6
+    rng = torch.Generator().manual_seed(0)
+    seen = [textures(images, a_colour(torch.randn(3, generator=rng))).max() for _ in range(50)]
+    assert torch.stack(seen).median() > 1

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedgan.evidence import Groups, logarithms, look, of_unit_strength
+from fedgan.evidence import Groups, a_colour, logarithms, look, of_unit_strength
 
 USUAL = (0.02, 0.2, 0.2)
 """What a deviation of mean images, in [-1, 1], and of the logarithms of amplitudes and textures is
@@ -61,7 +61,7 @@ class Hiding:
             before = self._generator(latents, labels).float()
         mean = self._in_the_mean(self._generator, generator)
         averaged = functional_call(self._generator, mean, (latents, labels)).float()
-        return self._apart(images.float(), averaged, before, labels, USUAL)
+        return self._apart((images.float(), averaged, before), latents, labels, USUAL)
 
     def of_discriminator(
         self, discriminator: nn.Module, latents: Tensor, labels: Tensor
@@ -76,7 +76,7 @@ class Hiding:
         mean = self._in_the_mean(self._discriminator, discriminator)
         states: tuple[dict[str, Tensor], ...] = (_tensors(discriminator), mean, {})
         now, averaged, before = (self._asked(state, drawn, labels) for state in states)
-        return self._apart(now, averaged, before, labels, USUAL_ASKED)
+        return self._apart((now, averaged, before), latents, labels, USUAL_ASKED)
 
     def _in_the_mean(self, honest: nn.Module, own: nn.Module) -> dict[str, Tensor]:
         """The tensors of a network of which `own` is a part."""
@@ -95,14 +95,14 @@ class Hiding:
 
     def _apart(
         self,
-        now: Tensor,
-        averaged: Tensor,
-        before: Tensor,
+        images: tuple[Tensor, Tensor, Tensor],
+        latents: Tensor,
         labels: Tensor,
         usual: tuple[float, ...],
     ) -> Tensor:
-        groups = Groups(labels, self.classes)
-        *seen, honest = (logarithms(look(one, groups)) for one in (now, averaged, before))
+        """Of what the networks now, the mean's, and the honest ones do."""
+        groups, colour = Groups(labels, self.classes), a_colour(latents[0, : images[0].shape[1]])
+        *seen, honest = (logarithms(look(one, groups, colour)) for one in images)
         parts = [
             (one - other).square().mean() / (size * step) ** 2
             for found, step in zip(seen, (1, self.share), strict=True)

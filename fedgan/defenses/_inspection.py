@@ -15,6 +15,7 @@ from fedgan.defenses.base import Sampler, ServerMeans
 from fedgan.evidence import (
     Groups,
     Look,
+    a_colour,
     describe,
     description_size,
     logarithms,
@@ -69,7 +70,8 @@ class Inspection:
 
 
 class Stage:
-    """What networks are run on in one round: latents, labels, and images of the server's."""
+    """What networks are run on in one round: latents, labels, and images of the server's; and the
+    colour in which textures are looked at."""
 
     def __init__(self, reports: Sequence[Report], server: ServerMeans, samples: int) -> None:
         assert server.sampler is not None
@@ -79,6 +81,7 @@ class Stage:
         latents = torch.randn((samples, self._sampler.latent_dim), generator=rng)
         labels, self._groups = _labels(self._sampler, samples, rng)
         self._drawn_for = latents.to(device), labels.to(device)
+        self._colour = a_colour(torch.randn(self._sampler.image[0], generator=rng)).to(device)
 
     @property
     def networks(self) -> int:
@@ -104,10 +107,10 @@ class Stage:
     ) -> Tensor:
         """A look at what the networks of a model [P] do, its discriminator with these images, as a
         vector; with what its generator has drawn, if that is known."""
-        found = [describe(self.draw(model) if drawn is None else drawn, self._groups)]
+        found = [describe(self.draw(model) if drawn is None else drawn, self._groups, self._colour)]
         if self._critic is not None and asked_about is not None:
             wishes = self._critic(model, asked_about, self._drawn_for[1])
-            found.append(describe(of_unit_strength(wishes), self._groups))
+            found.append(describe(of_unit_strength(wishes), self._groups, self._colour))
         return torch.cat(found)
 
     def looks(self, described: Tensor) -> list[Look]:

@@ -36,7 +36,7 @@ def logs_of(images):
     """Logarithms of amplitudes and of textures, by the definition."""
     return (
         np.log(bands(images).square().mean((0, 2)).detach() + AMPLITUDE_FLOOR**2) / 2,
-        np.log(textures(images).mean(0).detach() + FLOOR),
+        np.log(textures(images, torch.ones(1)).mean(0).detach() + FLOOR),
     )
 
 

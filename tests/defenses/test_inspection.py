@@ -187,9 +187,9 @@ def test_what_networks_do_is_looked_at_without_tf32(monkeypatch):
     """A small difference is divided by a small step: its three digits would be none."""
     seen = []
 
-    def spy(images, groups):
+    def spy(images, groups, colour):
         seen.append((cuda.matmul.allow_tf32, cudnn.allow_tf32))
-        return describe(images, groups)
+        return describe(images, groups, colour)
 
     cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
     monkeypatch.setattr("fedgan.defenses._inspection.describe", spy)
@@ -198,3 +198,21 @@ def test_what_networks_do_is_looked_at_without_tf32(monkeypatch):
     assert len(seen) == 5
     assert set(seen) == {(False, False)}
     assert cudnn.allow_tf32
+
+
+def test_textures_are_looked_at_in_another_colour_in_each_round():
+    class Coloured(Linear):
+        image, size = (3, 8, 8), 3 * PLACES
+
+    pattern = torch.zeros(3, 8, 8)
+    pattern[0, 2:5, 2:5] = 1.0  # in the first channel alone
+    rows = torch.stack([pattern.flatten(), torch.zeros(3 * PLACES)])
+    reports = [Report(i, 1, 10, 1.0, 1.0, 1.0, 1.0) for i in range(2)]
+
+    def textures(round):
+        server = ServerMeans(round, torch.zeros(3 * PLACES), 3, Coloured(1, False))
+        seen = inspect(UpdateMatrix.of(rows), reports, server, 16, torch.ones(2))
+        return seen.views["generator"].told.textures[0, 0].max()
+
+    assert textures(1) == textures(1)
+    assert len({float(textures(round)) for round in range(1, 6)}) == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,7 +24,6 @@ from fedgan.evidence import (
     split,
 )
 from fedgan.precision import full_precision
-from fedgan.reports import Report
 from fedgan.shards import of_first_rank
 from fedgan.updates import UpdateMatrix
 
@@ -73,11 +73,11 @@ class Stage:
     """What networks are run on in one round: latents, labels, and images of the server's; and the
     colour in which textures are looked at."""
 
-    def __init__(self, reports: Sequence[Report], server: ServerMeans, samples: int) -> None:
+    def __init__(self, updates: UpdateMatrix, server: ServerMeans, samples: int) -> None:
         assert server.sampler is not None
         self._sampler, self._critic = server.sampler, server.critic
         device = server.parameters.device
-        rng = server.rng("audit", _unforeseen(reports))
+        rng = server.rng("audit", _unforeseen(updates))
         latents = torch.randn((samples, self._sampler.latent_dim), generator=rng)
         labels, self._groups = _labels(self._sampler, samples, rng)
         self._drawn_for = latents.to(device), labels.to(device)
@@ -120,17 +120,11 @@ class Stage:
         return [logarithms(split(part, len(self._groups), image)) for part in parts]
 
 
-def inspect(
-    updates: UpdateMatrix,
-    reports: Sequence[Report],
-    server: ServerMeans,
-    samples: int,
-    trust: Tensor,
-) -> Inspection:
+def inspect(updates: UpdateMatrix, server: ServerMeans, samples: int, trust: Tensor) -> Inspection:
     """Runs every client's networks on `samples` latents and labels of this round, and the clients'
     mean with it and without it; with `trust` [n], as much as each was trusted before. Each rank
     runs those of its own clients."""
-    stage = Stage(reports, server, samples)
+    stage = Stage(updates, server, samples)
     drawn = stage.shown_to_critics(server.parameters)
     described = updates.each(
         lambda row, _: stage.describe(server.parameters + row, drawn), stage.size
@@ -205,11 +199,15 @@ def _or_nothing(told: Tensor) -> Tensor:
     return torch.where(fine.view(-1, *[1] * (told.dim() - 1)), told, 0.0)
 
 
-def _unforeseen(reports: Sequence[Report]) -> str:
-    """What no client knows before it has handed in its networks, though it may know the seed: what
-    all the others report in this round."""
-    losses = [(one.d_loss, one.g_loss, one.d_loss_last, one.g_loss_last) for one in reports]
-    return torch.tensor(losses, dtype=torch.float64).numpy().tobytes().hex()
+def _unforeseen(updates: UpdateMatrix) -> str:
+    """What no client knows before all have handed in their networks, though it may know the seed
+    and be the last: a hash of every update. Whoever trains against what it has told changes it."""
+
+    def hashed(row: Tensor, _: int) -> Tensor:
+        found = hashlib.sha256(row.cpu().contiguous().numpy().tobytes()).digest()
+        return torch.tensor(list(found), dtype=torch.float32)
+
+    return bytes(updates.each(hashed, 32).byte().flatten().tolist()).hex()
 
 
 def _labels(sampler: Sampler, samples: int, rng: torch.Generator) -> tuple[Tensor, Groups]:

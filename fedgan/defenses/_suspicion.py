@@ -135,6 +135,7 @@ class Standing:
         rounds: how often it was seen.
         alarms: rounds with an alarm less those without, from 0 to `MOST_ALARMS`.
         exclusions: how often it has been excluded.
+        cleaned: of how many of those what it did was undone.
         since: the round of the first alarm of those that count; 0 where there is none.
         score: of the last round in which it was judged.
     """
@@ -144,6 +145,7 @@ class Standing:
     rounds: int = 0
     alarms: float = 0
     exclusions: int = 0
+    cleaned: int = 0
     since: int = 0
     score: float = 0.0
 
@@ -157,6 +159,12 @@ class Standing:
         if self.is_excluded:
             return 0.0
         return DOUBTED if self.alarms >= ALARMS_TO_DOUBT else 1.0
+
+    def cleans(self) -> bool:
+        """Whether something of it is to be undone: once for each time that it came to be excluded,
+        however often it changes places with others since then, of whom a minority can be."""
+        due, self.cleaned = self.exclusions > self.cleaned, self.exclusions
+        return due
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values."""

@@ -150,7 +150,7 @@ class Audit(Detector):
         known = trusts(self.standings)
         before = [known.get(client, 1.0) for client in updates.clients]
         trust = torch.tensor(before, dtype=torch.float64)
-        seen = inspect(updates, reports, server, self.samples, trust)
+        seen = inspect(updates, server, self.samples, trust)
         return self.judge(updates, reports, seen, server)
 
     def judge(
@@ -192,18 +192,17 @@ class Audit(Detector):
         trust = limits * torch.tensor(factors, dtype=torch.float64)
         weights = updates.weights * trust
         weights = weights / weights.sum() if weights.any() else weights
-        newly = {client: self.standings[client].since for client in fallen if now[client] == 0}
+        newly = {c: one.since for c, one in self.standings.items() if not now[c] and one.cleans()}
         correction = self.cleanup.correction(newly, server.round, server.parameters)
-        suspects = {client for client, one in self.standings.items() if one.alarms and now[client]}
-        self.cleanup.end(server.round, updates, weights, suspects)
+        undoes_round = correction is not None and self.cleanup.undoes_round
+        if not undoes_round:
+            accused = {c for c, one in self.standings.items() if one.alarms and now[c]}
+            self.cleanup.end(server.round, updates, weights, accused)
         acted = bool((trust < 1).any())
         return Verdict(
-            weights,
-            found,
-            alarms,
-            acted,
+            *(weights, found, alarms, acted),
             correction=correction,
-            undoes_round=correction is not None and self.cleanup.undoes_round,
+            undoes_round=undoes_round,
             exhibits=exhibits,
         )
 
@@ -258,7 +257,9 @@ class Audit(Detector):
         found = torch.stack(each).amax(0)
         if not self.losses:
             return found
-        losses = torch.stack([one.losses for one in standings]).abs()
+        losses = torch.stack(
+            [one.losses.abs() / grown_in(one.rounds + 1, self.forgetting) for one in standings]
+        )
         told = scores(losses, torch.tensor(SPREADS_OF_LOSSES), believed)
         return with_losses(found, told / youth("generator", rounds))
 

@@ -8,7 +8,6 @@ import torch
 from fedgan.defenses._inspection import inspect
 from fedgan.defenses.base import ServerMeans
 from fedgan.evidence import describe
-from fedgan.reports import Report
 from fedgan.updates import UpdateMatrix
 
 PLACES = 64
@@ -41,11 +40,10 @@ class Linear(Asked):
         return parameters.expand(len(latents), -1).view(-1, *self.image)
 
 
-def looked_at(sampler, update, losses=(1.0, 1.0), round=1, samples=40):
-    rows = torch.stack([update, torch.zeros(PLACES)])
-    reports = [Report(i, round, 10, loss, loss, loss, loss) for i, loss in enumerate(losses)]
+def looked_at(sampler, update, other=0.0, round=1, samples=40):
+    rows = torch.stack([update, torch.full((PLACES,), other)])
     server = ServerMeans(round, torch.zeros(PLACES), 3, sampler)
-    return inspect(UpdateMatrix.of(rows), reports, server, samples, torch.ones(2))
+    return inspect(UpdateMatrix.of(rows), server, samples, torch.ones(2))
 
 
 def test_labels_are_the_classes_in_turn():
@@ -79,18 +77,17 @@ def test_latents_are_told_by_the_round_and_by_what_nobody_knows_before():
 
     assert torch.equal(latents(), latents())
     assert not torch.equal(latents(), latents(round=2))
-    # The seed is in the config: what another client reports is not.
-    assert not torch.equal(latents(), latents(losses=(1.0, 1.0 + 1e-9)))
+    # The seed is in the config: what another client hands in is not, nor what it would itself.
+    assert not torch.equal(latents(), latents(other=1e-30))
 
 
 def average_of(sampler, rows, weights=None, trust=None):
     """What is seen of each one's part in the clients' mean: maps [n, pixels], and who is finite."""
     n = len(rows)
-    reports = [Report(i, 1, 10, 1.0, 1.0, 1.0, 1.0) for i in range(n)]
     server = ServerMeans(1, torch.zeros(PLACES), 3, sampler)
     trust = torch.ones(n) if trust is None else torch.tensor(trust)
     updates = UpdateMatrix.of(rows, None if weights is None else torch.tensor(weights).double())
-    found = inspect(updates, reports, server, 16, trust.double())
+    found = inspect(updates, server, 16, trust.double())
     view = found.views["generator in the average"]
     return view.told.maps[:, 0].flatten(1), found.finite
 
@@ -173,10 +170,9 @@ class Gated(Asked):
 def test_the_averaged_discriminator_is_asked_about_what_the_averaged_generator_draws():
     rows = torch.zeros(4, PLACES)
     rows[:, 0] = 0.2  # the mean's images are bright, those of the model before were not
-    reports = [Report(i, 1, 10, 1.0, 1.0, 1.0, 1.0) for i in range(4)]
     sampler = Gated(1, False)
     server = ServerMeans(1, torch.zeros(PLACES), 3, sampler, sampler.critic)
-    found = inspect(UpdateMatrix.of(rows), reports, server, 16, torch.ones(4).double())
+    found = inspect(UpdateMatrix.of(rows), server, 16, torch.ones(4).double())
     alone = found.views["critic"].told.maps
     average = found.views["critic in the average"].about.maps
     assert average.std() < 0.05 * average.mean()
@@ -207,11 +203,10 @@ def test_textures_are_looked_at_in_another_colour_in_each_round():
     pattern = torch.zeros(3, 8, 8)
     pattern[0, 2:5, 2:5] = 1.0  # in the first channel alone
     rows = torch.stack([pattern.flatten(), torch.zeros(3 * PLACES)])
-    reports = [Report(i, 1, 10, 1.0, 1.0, 1.0, 1.0) for i in range(2)]
 
     def textures(round):
         server = ServerMeans(round, torch.zeros(3 * PLACES), 3, Coloured(1, False))
-        seen = inspect(UpdateMatrix.of(rows), reports, server, 16, torch.ones(2))
+        seen = inspect(UpdateMatrix.of(rows), server, 16, torch.ones(2))
         return seen.views["generator"].told.textures[0, 0].max()
 
     assert textures(1) == textures(1)

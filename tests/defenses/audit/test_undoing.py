@@ -93,3 +93,42 @@ def test_a_rule_behind_it_sees_only_who_is_left(toy):
     verdicts, _ = toy.play(defense, plant, n=5, rounds=6, move=False)
     assert (verdicts[-1].weights[0], len(verdicts[-1].weights)) == (0, 5)
     assert verdicts[-1].aggregate.abs().max() < 0.1
+
+
+class Scripted(Audit):
+    """Accuses whom it is told to, `{round: {client: score}}`."""
+
+    def __init__(self, script):
+        super().__init__()
+        self.script = script
+
+    def _evidence(self, updates, reports, seen, finite, believed):
+        found, alarms, ratios = super()._evidence(updates, reports, seen, finite, believed)
+        scores = self.script(max(one.rounds for one in self.standings.values()))
+        for client, score in scores.items():
+            found[client] = score
+        return found, torch.tensor([i in scores for i in range(len(alarms))]), ratios
+
+
+def test_clients_that_change_places_among_the_excluded_are_undone_once(toy):
+    """Of 5 clients 2 can be excluded: of 3 that are accused, the most suspect in each round."""
+
+    def script(round):
+        return {} if round == 1 else {i: 10.0 + (i + round) % 3 for i in range(3)}
+
+    verdicts, _ = toy.play(Scripted(script), toy.nothing, rounds=14)
+    excluded = [tuple((verdict.weights[:3] == 0).tolist()) for verdict in verdicts[4:]]
+    assert len(set(excluded)) == 3  # they do change places
+    undone = [i for i, verdict in enumerate(verdicts, 1) if verdict.correction is not None]
+    assert undone[0] == 4
+    assert len(undone) <= 2  # the third one's turn comes later
+
+
+def test_a_round_that_was_dropped_is_not_undone_again(toy):
+    def script(round):
+        return {i: 10.0 for i in (0, 1) if i + 2 <= round}
+
+    verdicts, _ = toy.play(Scripted(script), toy.nothing, rounds=8)
+    undone = [i for i, verdict in enumerate(verdicts, 1) if verdict.correction is not None]
+    assert undone == [4]  # of client 1, excluded in round 5, nothing is left by then
+    assert verdicts[4].weights[:2].tolist() == [0, 0]

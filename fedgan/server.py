@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from fedgan.models.base import Generator, ImageShape
 from fedgan.precision import full_precision
-from fedgan.vectors import flatten, shared_tensors, unflatten
+from fedgan.vectors import flatten, sha256, shared_tensors, unflatten
 
 
 class Sampler:
@@ -98,8 +97,7 @@ class Server:
 
     def generator_sha256(self) -> str:
         """Hash of the bytes of the global generator's parameters (not of the average)."""
-        vector = self.parameters[: len(self.average)].cpu().contiguous()
-        return hashlib.sha256(vector.numpy().tobytes()).hexdigest()
+        return sha256(self.parameters[: len(self.average)]).hex()
 
     def state_dict(self) -> dict[str, Any]:
         return {

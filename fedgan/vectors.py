@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 from torch import Tensor, nn
 
@@ -38,3 +40,8 @@ def unflatten(vector: Tensor, *networks: nn.Module) -> None:
         position += tensor.numel()
     if position != vector.numel():
         raise ValueError(f"the vector has {vector.numel()} elements, the networks {position}")
+
+
+def sha256(vector: Tensor) -> bytes:
+    """Hash of a vector's bytes, wherever it lies."""
+    return hashlib.sha256(vector.cpu().contiguous().numpy().tobytes()).digest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,6 +25,7 @@ from fedgan.evidence import (
 from fedgan.precision import full_precision
 from fedgan.shards import of_first_rank
 from fedgan.updates import UpdateMatrix
+from fedgan.vectors import sha256
 
 SHORTEST = 0.02
 """The least step from the mean away from a client, or towards it, in units of the distance between
@@ -204,8 +204,7 @@ def _unforeseen(updates: UpdateMatrix) -> str:
     and be the last: a hash of every update. Whoever trains against what it has told changes it."""
 
     def hashed(row: Tensor, _: int) -> Tensor:
-        found = hashlib.sha256(row.cpu().contiguous().numpy().tobytes()).digest()
-        return torch.tensor(list(found), dtype=torch.float32)
+        return torch.tensor(list(sha256(row)), dtype=torch.float32)
 
     return bytes(updates.each(hashed, 32).byte().flatten().tolist()).hex()
 

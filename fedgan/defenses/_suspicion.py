@@ -189,6 +189,11 @@ class Standing:
         self.losses = forgetting * self.losses + losses
         self.rounds += 1
 
+    def losses_by_chance(self, forgetting: float) -> Tensor:
+        """How far its losses are from the others', in units of what chance has grown to, [2]."""
+        # In all rounds: of losses no loudest one is left out.
+        return self.losses.abs() / grown_in(self.rounds + 1, forgetting)
+
     def judge(self, score: float, alarm: bool, round: int) -> None:
         """A round's score, and its alarm, or the absence of one. A quiet round counts for half as
         much after each exclusion: whoever was let in again too early is not so a second time."""

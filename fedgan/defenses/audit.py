@@ -257,9 +257,7 @@ class Audit(Detector):
         found = torch.stack(each).amax(0)
         if not self.losses:
             return found
-        losses = torch.stack(
-            [one.losses.abs() / grown_in(one.rounds + 1, self.forgetting) for one in standings]
-        )
+        losses = torch.stack([one.losses_by_chance(self.forgetting) for one in standings])
         told = scores(losses, torch.tensor(SPREADS_OF_LOSSES), believed)
         return with_losses(found, told / youth("generator", rounds))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedgan.defenses._suspicion import bounds, p_values, scores
+from fedgan.defenses._suspicion import Standing, bounds, p_values, scores
 
 
 def test_p_values_are_those_of_the_highest_of_several_normals():
@@ -56,3 +56,14 @@ def test_bounds_hold_weight_times_norm_to_five_times_the_usual():
     norms = torch.tensor([[1.0, 2.0], [5.0, 9.0], [1.0, 40.0], [30.0, 2.0]], dtype=torch.float64)
     found = bounds(norms, torch.tensor([1.0, 2.0], dtype=torch.float64))
     np.testing.assert_allclose(found, [1, 1, 1 / 4, 1 / 6])
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 16])
+def test_losses_told_more_often_are_no_further_from_the_others(rounds):
+    rng, found = torch.Generator().manual_seed(rounds), []
+    for _ in range(1000):
+        one = Standing({})
+        for _ in range(rounds):
+            one.add({}, torch.randn(2, generator=rng, dtype=torch.float64), 0.9)
+        found.append(one.losses_by_chance(0.9))
+    assert torch.stack(found).square().mean().item() == pytest.approx(1, abs=0.1)

@@ -101,7 +101,8 @@ class Hiding:
         usual: tuple[float, ...],
     ) -> Tensor:
         """Of what the networks now, the mean's, and the honest ones do."""
-        groups, colour = Groups(labels, self.classes), a_colour(latents[0, : images[0].shape[1]])
+        groups = Groups(labels, self.classes)
+        colour = a_colour(latents.flatten()[: images[0].shape[1]])
         *seen, honest = (logarithms(look(one, groups, colour)) for one in images)
         parts = [
             (one - other).square().mean() / (size * step) ** 2

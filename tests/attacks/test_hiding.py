@@ -154,6 +154,20 @@ def test_labels_may_be_several():
     assert hiding.of_generator(*drawn(generator, several)).item() == 0
 
 
+class Coloured(nn.Module):
+    def forward(self, latents, labels):
+        return 0.3 * latents[:, :1, None, None].expand(-1, 3, 8, 8)
+
+
+def test_an_image_may_have_more_colours_than_a_generator_has_latents():
+    hiding = Hiding(1.0, 2, 0.25)
+    hiding.begin(Coloured())
+    latents, labels = torch.randn(4, 2), torch.tensor([0, 1, 0, 1])
+    images = Coloured()(latents, labels)
+    assert hiding.of_generator(Coloured(), images, latents, labels).item() == 0
+    assert hiding.of_generator(Coloured(), images + 1, latents, labels).item() > 0
+
+
 def test_only_the_attackers_hide_and_only_while_they_attack(tmp_path, monkeypatch):
     seen, trained = [], []
     begin, train = Hiding.begin, LocalClient.train

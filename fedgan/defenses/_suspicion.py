@@ -75,6 +75,9 @@ YOUNG = {"generator": 2, "critic": 0, "generator in the average": 2, "critic in 
 generators that have hardly begun to learn go different ways."""
 SPREADS_OF_LOSSES = (0.9, 0.85)
 """The same of the losses that clients report, of the discriminator and of the generator."""
+SHARE_OF_LOSSES = 0.1
+"""Of the false alarms, where losses may speak too: they can be forged, and must not cost what the
+networks tell by themselves."""
 DISCOUNT = 0.8
 """Of what a client differs by in the coarse, for it is then another hospital: how much of that, in
 logarithms, its witnesses are forgiven."""
@@ -301,13 +304,20 @@ def p_values(scores: Tensor, witnesses: int) -> Tensor:
     return chance.clamp(max=1)
 
 
-def with_losses(found: Tensor, told: Tensor) -> Tensor:
-    """Scores [n] of the audit, and those of the losses as far as the audit agrees.
+def agreed(found: Tensor, told: Tensor) -> Tensor:
+    """Scores [n] by the networks and, as far as those agree, by the losses.
 
     Two independent standard normals are both above t / sqrt(2) more rarely than one is above t: a
     quadrant lies within a half-plane. So sqrt(2) times the smaller one is a score as well.
     """
-    return torch.maximum(found, math.sqrt(2) * torch.minimum(found, told))
+    return math.sqrt(2) * torch.minimum(found, told)
+
+
+def either(p: Tensor, other: Tensor, share: float) -> Tensor:
+    """p-values [n] of who may be accused by one or by the other, which has this `share` of the
+    false alarms: the first is hardly weaker for it (a weighted Bonferroni; Holm 1979, Scand. J.
+    Statist. 6, 65)."""
+    return torch.minimum(p / (1 - share), other / share).clamp(max=1)
 
 
 def bounds(norms: Tensor, usual: Tensor) -> Tensor:

@@ -12,10 +12,13 @@ from fedgan.defenses._cleanup import Cleanup, Way
 from fedgan.defenses._exhibits import broken, exhibit
 from fedgan.defenses._inspection import Inspection, View, inspect
 from fedgan.defenses._suspicion import (
+    SHARE_OF_LOSSES,
     SPREADS_OF_LOSSES,
     Evidence,
     Standing,
+    agreed,
     bounds,
+    either,
     forgiven,
     grown_in,
     p_values,
@@ -23,7 +26,6 @@ from fedgan.defenses._suspicion import (
     strengths_of,
     trusts,
     view_scores,
-    with_losses,
     youth,
 )
 from fedgan.defenses.base import Defense, Detector, ServerMeans, Verdict
@@ -36,8 +38,8 @@ FEWEST = 3
 """Clients: of two, nobody can say who is the odd one."""
 BROKEN = 100.0
 """Score of a client whose networks give what is not finite."""
-WITH_LOSSES = 3
-"""Times as many witnesses where two losses may speak together with each."""
+LOSSES = 2
+"""Each of which may speak together with each witness."""
 
 
 class Audit(Detector):
@@ -95,7 +97,7 @@ class Audit(Detector):
         memory: rounds that can be undone for that, the one at hand besides.
         losses: let the mean losses that clients report speak too. They are accumulated and scored
             likewise, and believed as far as the audit agrees: a client's score is at least sqrt(2)
-            times the smaller of the two.
+            times the smaller of the two. A tenth of the false alarms is left to them.
 
     >>> Audit(alarm_rate=0.05).alarm_rate
     0.05
@@ -223,7 +225,12 @@ class Audit(Detector):
         found[~finite] = BROKEN
         # The largest entry and the root mean square of the same entries count as one witness.
         count = sum(one.shape[1] for one in strengths.values())
-        alarms = p_values(found, count * (WITH_LOSSES if self.losses else 1)) < self.alarm_rate
+        p = p_values(found, count)
+        if self.losses:
+            both = agreed(found, self._scores_of_losses(standings, believed))
+            p = either(p, p_values(both, LOSSES * count), SHARE_OF_LOSSES)
+            found = torch.maximum(found, both)
+        alarms = p < self.alarm_rate
         alarms &= torch.tensor([one.rounds > 1 for one in standings])  # nobody on one round's word
         usual = {view: one[believed].quantile(0.5, 0) for view, one in strengths.items()}
         return found, alarms, {view: one / usual[view] for view, one in strengths.items()}
@@ -254,12 +261,13 @@ class Audit(Detector):
     ) -> Tensor:
         rounds = torch.tensor([one.rounds for one in standings])
         each = [view_scores(view, own, rounds, believed) for view, own in strengths.items()]
-        found = torch.stack(each).amax(0)
-        if not self.losses:
-            return found
+        return torch.stack(each).amax(0)
+
+    def _scores_of_losses(self, standings: Sequence[Standing], believed: Sequence[int]) -> Tensor:
+        rounds = torch.tensor([one.rounds for one in standings])
         losses = torch.stack([one.losses_by_chance(self.forgetting) for one in standings])
         told = scores(losses, torch.tensor(SPREADS_OF_LOSSES), believed)
-        return with_losses(found, told / youth("generator", rounds))
+        return told / youth("generator", rounds)
 
     def _believed(self, clients: Sequence[int], finite: Tensor) -> list[int]:
         """Positions of the clients that say what is usual: those that are not excluded, and whose

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from fedgan.defenses._suspicion import Standing, bounds, p_values, scores
+from fedgan.defenses._suspicion import (
+    SHARE_OF_LOSSES,
+    Standing,
+    agreed,
+    bounds,
+    either,
+    p_values,
+    scores,
+)
 
 
 def test_p_values_are_those_of_the_highest_of_several_normals():
@@ -67,3 +75,22 @@ def test_losses_told_more_often_are_no_further_from_the_others(rounds):
             one.add({}, torch.randn(2, generator=rng, dtype=torch.float64), 0.9)
         found.append(one.losses_by_chance(0.9))
     assert torch.stack(found).square().mean().item() == pytest.approx(1, abs=0.1)
+
+
+def test_losses_and_networks_together_make_no_more_false_alarms():
+    """Of ten witnesses and two losses that tell nothing, at a rate of one in ten."""
+    rng = np.random.default_rng(1)
+    networks = torch.tensor(rng.normal(size=(40_000, 10)).max(1))
+    losses = torch.tensor(rng.normal(size=(40_000, 2)).max(1))
+    both = p_values(agreed(networks, losses), 20)
+    for share in (0.1, 0.5):
+        p = either(p_values(networks, 10), both, share)
+        assert 0.04 < (p < 0.1).double().mean() < 0.1
+    assert (both < 0.1).double().mean() < 0.1  # where they have all of it
+
+
+def test_silent_losses_cost_the_networks_a_tenth_of_their_alarms():
+    silent, share = torch.ones(3), SHARE_OF_LOSSES
+    p = either(torch.tensor([0.0089, 0.0091, 1.0]), silent, share)
+    assert (p < 0.01).tolist() == [True, False, False]
+    assert p[2] == 1

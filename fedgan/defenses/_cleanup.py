@@ -38,21 +38,19 @@ class Cleanup:
         """The clients with a weight in each round."""
         self.put_in: dict[int, Tensor] = {}
 
-    @property
-    def undoes_round(self) -> bool:
-        """Whether a correction takes the place of the updates of its round."""
-        return self.way == "rollback"
-
     def begin(self, round: int, parameters: Tensor) -> None:
         """A round begins from these global parameters [P]."""
         if self.way == "rollback":
             self.models[round] = parameters  # the server makes new ones
             self._keep(lambda kept: kept >= round - self.memory)
 
-    def correction(self, newly: Mapping[int, int], round: int, parameters: Tensor) -> Tensor | None:
+    def correction(
+        self, newly: Mapping[int, int], round: int, parameters: Tensor
+    ) -> tuple[Tensor | None, int | None]:
         """What is to be added in this round to the global parameters [P], for clients that are
         excluded from now on, and the rounds since when they are suspected; None where nothing is
-        there to be undone."""
+        there to be undone. And the round before which that goes back: it then takes the place of
+        this round's updates."""
         if self.way == "rollback":
             theirs = [
                 kept
@@ -61,13 +59,16 @@ class Cleanup:
                 if client in clients and kept >= since - LEAD
             ]
             if not theirs:
-                return None
-            model = self.models[min(theirs)]
-            self._keep(lambda kept: kept < min(theirs))
+                return None, None
+            first = min(theirs)
+            model = self.models[first]
+            self._keep(lambda kept: kept < first)
             self.models[round] = model
-            return model.to(parameters) - parameters
+            return model.to(parameters) - parameters, first
         parts = [self.put_in.pop(client) for client in newly if client in self.put_in]
-        return -torch.stack([part.to(parameters) for part in parts]).sum(0) if parts else None
+        if not parts:
+            return None, None
+        return -torch.stack([part.to(parameters) for part in parts]).sum(0), None
 
     def end(self, round: int, updates: UpdateMatrix, weights: Tensor, suspects: set[int]) -> None:
         """The updates [n, P] of a round were joined under these weights; of all clients, some are

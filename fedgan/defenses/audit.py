@@ -195,16 +195,15 @@ class Audit(Detector):
         weights = updates.weights * trust
         weights = weights / weights.sum() if weights.any() else weights
         newly = {c: one.since for c, one in self.standings.items() if not now[c] and one.cleans()}
-        correction = self.cleanup.correction(newly, server.round, server.parameters)
-        undoes_round = correction is not None and self.cleanup.undoes_round
-        if not undoes_round:
+        correction, back_to = self.cleanup.correction(newly, server.round, server.parameters)
+        if back_to is None:
             accused = {c for c, one in self.standings.items() if one.alarms and now[c]}
             self.cleanup.end(server.round, updates, weights, accused)
         acted = bool((trust < 1).any())
         return Verdict(
             *(weights, found, alarms, acted),
             correction=correction,
-            undoes_round=undoes_round,
+            back_to=back_to,
             exhibits=exhibits,
         )
 

@@ -105,8 +105,9 @@ class Verdict:
         aggregate: the joined update [P] of a rule that is not a weighted mean, else None.
         correction: what is added to the global model [P], to undo what clients put there before
             they were found out; or None.
-        undoes_round: whether the correction is all that is added: the updates were trained from
-            what it undoes. The weights are then those that they were to be joined under.
+        back_to: the round before which the correction takes the global model back, if it undoes
+            whole rounds. It is then all that is added, for the updates were trained from what it
+            undoes; the weights are those that they were to be joined under.
         exhibits: what speaks against the clients that are accused.
     """
 
@@ -116,7 +117,7 @@ class Verdict:
     acted: bool = False
     aggregate: Tensor | None = None
     correction: Tensor | None = None
-    undoes_round: bool = False
+    back_to: int | None = None
     exhibits: tuple[Exhibit, ...] = field(default=(), repr=False)
 
     @classmethod
@@ -144,7 +145,7 @@ class Verdict:
     def joined(self, updates: UpdateMatrix) -> Tensor:
         """The aggregate update [P]: the rule's own, or the mean under the weights; corrected, or
         the correction in its place."""
-        if self.undoes_round and self.correction is not None:
+        if self.back_to is not None and self.correction is not None:
             return self.correction
         own = self.aggregate
         if own is None:

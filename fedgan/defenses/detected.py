@@ -59,7 +59,7 @@ class Detected(Defense):
         found = self.detector(updates, reports, server)
         if found.correction is not None:
             self.rule.restart()
-        if found.undoes_round or not found.weights.any():
+        if found.back_to is not None or not found.weights.any():
             return found
         left = found.weights.nonzero().flatten().tolist()
         seen = updates.only(left, found.weights[left] / found.weights[left].sum())

@@ -140,6 +140,7 @@ def panel(position: int, run: Run) -> dict[str, Any]:
         "classes": list(zip(run.summary.get("classes", []), charts.SHADES * 9, strict=False)),
         "old_partition": picture_uri(whole) if not partition and whole.is_file() else None,
         "exhibits": _exhibits(run),
+        "undone": _undone(run),
         "clients": tables.clients_table(run),
         "figures": tables.figures_table(run),
         "detection": words[:1].upper() + words[1:],
@@ -172,6 +173,16 @@ def _exhibits(run: Run) -> list[dict[str, str]]:
         for _, row in sorted(last.items(), key=lambda pair: int(pair[0]))
         if (run.path / row["picture"]).is_file()
     ]
+
+
+def _undone(run: Run) -> str:
+    """The rounds that the defence undid."""
+    found = [
+        f"after round {end:.0f} to the one before round {end - row['undone'] + 1:.0f}"
+        for row in run.metrics
+        if row.get("undone") and (end := row["round"])
+    ]
+    return f"The defence put back the global model: {', '.join(found)}." if found else ""
 
 
 def _words(run: Run) -> str:

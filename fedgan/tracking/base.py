@@ -73,12 +73,19 @@ class RoundRecord:
             "flagged": int(self.verdict.flagged.sum()),
             "acted": int(self.verdict.acted),
             "left_out": sum(report.status != "ok" for report in self.reports),
+            "undone": self.undone,
         }
         good = [report for report in self.reports if report.status == "ok"]
         for loss in ("d_loss", "g_loss"):
             if good:
                 row[loss] = sum(getattr(report, loss) for report in good) / len(good)
         return row | self.figures
+
+    @property
+    def undone(self) -> int:
+        """Rounds that the defence has undone in this one, itself among them."""
+        back_to = self.verdict.back_to
+        return 0 if back_to is None else self.round - back_to + 1
 
     def client_rows(self) -> list[dict[str, Any]]:
         """The round's rows of clients.csv, a client a row."""

@@ -83,6 +83,8 @@ class Screen(Observer):
             console.print(self._line(record), highlight=False, soft_wrap=True)
         for exhibit in record.verdict.exhibits:
             console.print(f"  {exhibit.words}", highlight=False, markup=False, soft_wrap=True)
+        if record.verdict.correction is not None:
+            console.print(f"  {_cleaned_up(record)}", highlight=False, soft_wrap=True)
 
     def on_end(self, summary: dict[str, Any]) -> None:
         self._stop()
@@ -178,6 +180,14 @@ class LogFile(Screen):
         super().close()
         logging.getLogger("fedgan").removeHandler(self._handler)
         self._file.close()
+
+
+def _cleaned_up(record: RoundRecord) -> str:
+    """What the defence has done about what excluded clients had put into the global model."""
+    if record.undone:
+        back_to = record.verdict.back_to
+        return f"back to the model before round {back_to}: {record.undone} rounds are undone"
+    return "taken off the model: what the excluded put in since they are suspected"
 
 
 def clock(seconds: float) -> str:

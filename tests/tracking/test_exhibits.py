@@ -54,8 +54,7 @@ def test_the_run_directory_shows_each_fall_in_standing(accusing, capsys):
         assert row["words"] in said
     assert {row["round"] for row in rows} <= {"3", "4"}
     # The report has the last one of each client, in itself.
-    assert main(["report", "run"]) == 0
-    page = (accusing / "run" / "report.html").read_text()
+    page = report_of(accusing)
     last = {row["client"]: row for row in rows}
     shown = re.findall(r'exhibit"><figcaption>(.*?)</figcaption><img src="(.*?)"', page)
     assert [html.unescape(words) for words, _ in shown] == [
@@ -65,6 +64,26 @@ def test_the_run_directory_shows_each_fall_in_standing(accusing, capsys):
         inside = Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1])))
         kept = Image.open(accusing / "run" / last[client]["picture"])
         assert np.array_equal(np.asarray(inside.convert("RGB")), np.asarray(kept.convert("RGB")))
+
+
+def report_of(folder):
+    assert main(["report", "run"]) == 0
+    return (folder / "run" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("cleanup", ["rollback", "remove", "none"])
+def test_what_was_undone_is_told(cleanup, accusing, capsys):
+    assert main([*RUN, f"--defense.init_args.cleanup={cleanup}"]) == 0
+    said = capsys.readouterr().out
+    rolled_back, removed = cleanup == "rollback", cleanup == "remove"
+    with (accusing / "run" / "metrics.csv").open() as table:
+        undone = [int(row["undone"]) for row in csv.DictReader(table)]
+    assert undone == [0, 0, 0, 4 if rolled_back else 0]  # excluded in the fourth
+    assert ("back to the model before round 1: 4 rounds are undone" in said) == rolled_back
+    assert ("taken off the model: what the excluded put in" in said) == removed
+    assert (
+        "put back the global model: after round 4 to the one before round 1." in report_of(accusing)
+    ) == rolled_back
 
 
 def test_a_run_without_any_has_neither_table_nor_folder(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from fedgan.tracking.wandb_session import LAST_STEP, RUN_ID
 
 LABELS = {"data": "d", "attack": "patch", "defense": "krum", "seed": 3, "arm": "defended"}
 PICTURE = torch.zeros((1, 4, 6), dtype=torch.uint8)
-OF_A_ROUND = {"round", "d_loss", "g_loss", "seconds", "flagged", "acted", "left_out"}
+OF_A_ROUND = {"round", "d_loss", "g_loss", "seconds", "flagged", "acted", "left_out", "undone"}
 OF_A_ROUND |= {f"{k}/client {c}" for k in ("d_loss", "g_loss", "weight", "score") for c in range(3)}
 OF_A_ROUND |= {
     f"detection/{who}_{what}"

@@ -46,6 +46,7 @@ def test_rollback_goes_back_to_a_model_from_before_the_first_alarm(toy):
     back = max(0, since - 1 - LEAD)
     torch.testing.assert_close(seen[fell] + verdicts[fell].correction, seen[back])
     torch.testing.assert_close(seen[fell + 1], seen[back])  # without any update of that round
+    assert verdicts[fell].back_to == back + 1  # rounds are counted from 1
 
 
 def test_what_a_rule_keeps_of_the_way_is_forgotten_with_it(toy):

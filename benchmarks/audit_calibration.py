@@ -222,7 +222,8 @@ def judged(record: dict[str, Any], audit: Audit) -> list[dict[str, Any]]:
             name: View(Look(*told), about and Look(*about))
             for name, (told, about) in one["views"].items()
         }
-        seen = Inspection(views, one["norms"], one["finite"])
+        groups = tuple(map(str, range(views["generator"].told.maps.shape[1] - 1)))
+        seen = Inspection(views, one["norms"], one["finite"], groups)
         verdict = audit.judge(updates, reports, seen, server)
         for i, client in enumerate(one["clients"]):
             weight, fair = float(verdict.weights[i]), float(one["weights"][i])

@@ -14,6 +14,7 @@ from fedgan.components import build, find
 from fedgan.data.base import Source
 from fedgan.defenses.api import make_defense
 from fedgan.defenses.base import Defense, Stage
+from fedgan.defenses.detected import Detected
 from fedgan.errors import UserError, did_you_mean
 from fedgan.metrics.base import Encoder
 from fedgan.metrics.measure import Measure
@@ -120,6 +121,11 @@ def defenses(settings: Experiment) -> list[Defense]:
     made = [_defense(settings)]
     if theirs:
         made.append(make_defense(theirs, "defense.discriminator"))
+        if isinstance(made[-1], Detected):
+            raise UserError(
+                f"defense.discriminator: {made[-1].detector.name} judges clients by both networks; "
+                "it belongs into defense.rules"
+            )
         how.discriminator = [_written(rule) for rule in theirs]
     elif how.per_network:  # a defence has a memory: each needs its own
         made.append(_defense(settings))

@@ -4,6 +4,7 @@ them share: the mean image, how much each place varies, and textures wherever th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -50,6 +51,25 @@ class Groups:
     def __len__(self) -> int:
         return 1 + (min(self.classes, MOST_GROUPS) if self.classes > 1 else 0)
 
+    def named(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """What each group but that of all samples is called, after its classes.
+
+        >>> Groups(torch.zeros(1), 12).named("abcdefghijkl")
+        ('a to b', 'c', 'd', 'e', 'f', 'g to h', 'i', 'j', 'k', 'l')
+        """
+        to_group = self._to_group().tolist()
+        own = [
+            [name for name, to in zip(classes, to_group, strict=True) if to == group]
+            for group in range(len(self) - 1)
+        ]
+        return tuple(" to ".join(dict.fromkeys((names[0], names[-1]))) for names in own)
+
+    def _to_group(self) -> Tensor:
+        """The group of each class, from 0, where there are such groups: int64 [K]."""
+        return (
+            torch.arange(self.classes, device=self.labels.device) * (len(self) - 1) // self.classes
+        )
+
     def means(self, values: Tensor) -> Tensor:
         """Means over samples [m, ...]: [number of groups, ...], all samples first; 0 of a group
         that has none. Gradients pass, and the device is not waited for."""
@@ -62,10 +82,7 @@ class Groups:
             has = self.labels
             if has.dim() == 1:
                 has = F.one_hot(has, self.classes)
-            to_group = (
-                torch.arange(self.classes, device=has.device) * (len(self) - 1) // self.classes
-            )
-            grouped = has.float() @ F.one_hot(to_group, len(self) - 1).float()
+            grouped = has.float() @ F.one_hot(self._to_group(), len(self) - 1).float()
             members = torch.cat([members, grouped.clamp(max=1).T])
         return members / members.sum(1, keepdim=True).clamp(min=1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +32,11 @@ is at no fixed place cannot be shown where it is."""
 
 
 def exhibit(
-    client: int, standing: Standing, ratios: Mapping[str, Tensor], images: Tensor
+    client: int,
+    standing: Standing,
+    ratios: Mapping[str, Tensor],
+    images: Tensor,
+    groups: Sequence[str],
 ) -> Exhibit:
     """What speaks against a client.
 
@@ -42,6 +46,7 @@ def exhibit(
         ratios: of its evidence to the median client's, by view and witness: of the largest entry
             and of the root mean square, [w, 2].
         images: mean images of its generator in this round, [groups, C, H, W] in [-1, 1].
+        groups: what they are of, but the first, which is of all: classes.
 
     The picture has to the left what its networks have that the others' have not, accumulated, gray
     where there is no difference: what its images have in the mean, or how much a place of them
@@ -56,11 +61,11 @@ def exhibit(
     if found.view != "generator":
         images = _contrast(maps)
     if found.kind == "texture":
-        what, left, right = _texture(told.textures, images)
+        what, left, right = _texture(told.textures, images, groups)
     elif found.kind == "amplitude":
-        what, left, right = _placed(told.amplitudes, images, "something in some images")
+        what, left, right = _placed(told.amplitudes, images, "something in some images", groups)
     elif found.kind == "map":
-        what, left, right = _placed(maps, images, "a pattern")
+        what, left, right = _placed(maps, images, "a pattern", groups)
     else:
         what, right = "other details all over", images[0]
         left = _contrast(maps[0])
@@ -104,10 +109,12 @@ def broken(client: int, image: Tensor) -> Exhibit:
     return Exhibit(client, words, _beside(gray, gray))
 
 
-def _placed(maps: Tensor, images: Tensor, what: str) -> tuple[str, Tensor, Tensor]:
+def _placed(
+    maps: Tensor, images: Tensor, what: str, groups: Sequence[str]
+) -> tuple[str, Tensor, Tensor]:
     """Of maps [groups, k, H, W]: the words, the map where it is strongest, and what is there."""
     peaks = maps.abs().flatten(1).amax(1)
-    among = _groups(peaks)
+    among = _among(peaks)
     group = 0 if not among else 1 + int(peaks[1:].argmax())
     strength = maps[group].abs().amax(0)
     row, column = divmod(int(strength.argmax()), strength.shape[1])
@@ -117,7 +124,7 @@ def _placed(maps: Tensor, images: Tensor, what: str) -> tuple[str, Tensor, Tenso
     if len(map_) != len(images[group]):  # bands of how much it varies: the one with the peak
         band = int(map_.abs().flatten(1).amax(1).argmax())
         map_ = map_[band].expand_as(images[group])
-    words = f"{what} at row {row}, column {column}, {_among(among)}"
+    words = f"{what} at row {row}, column {column}, {_named(among, groups)}"
     return words, _contrast(map_), _stretched(cut)
 
 
@@ -141,27 +148,29 @@ def _contrast(map_: Tensor) -> Tensor:
     return map_ / map_.abs().max().clamp(min=1e-12)
 
 
-def _texture(textures: Tensor, images: Tensor) -> tuple[str, Tensor, Tensor]:
+def _texture(textures: Tensor, images: Tensor, groups: Sequence[str]) -> tuple[str, Tensor, Tensor]:
     """Of textures [groups, features]: the words, the filter, and the mean image."""
     peaks = textures.abs().amax(1)
-    among = _groups(peaks)
+    among = _among(peaks)
     group = 0 if not among else 1 + int(peaks[1:].argmax())
     feature = int(textures[group].abs().argmax())
     more = "more" if textures[group, feature] > 0 else "less"
     pattern = filter_of(feature).to(images)
-    words = f"{more} of a pattern of {len(pattern)} pixels, wherever it is, {_among(among)}"
+    words = f"{more} of a pattern of {len(pattern)} pixels, wherever it is, {_named(among, groups)}"
     return words, pattern.expand(len(images[group]), -1, -1), images[group]
 
 
-def _among(groups: list[int]) -> str:
-    if not groups:
+def _named(among: list[int], groups: Sequence[str]) -> str:
+    names = [groups[one] for one in among]
+    if not names:
         return "in all classes"
-    numbers = [str(group) for group in groups]
-    return f"in {'class' if len(groups) == 1 else 'classes'} {', '.join(numbers)}"
+    return (
+        f"in {'class' if len(names) == 1 and ' ' not in names[0] else 'classes'} {', '.join(names)}"
+    )
 
 
-def _groups(peaks: Tensor) -> list[int]:
-    """The classes that have a third or more of the strongest one's peak; of [1 + classes], the
+def _among(peaks: Tensor) -> list[int]:
+    """The groups that have a third or more of the strongest one's peak; of [1 + classes], the
     first is that of all together. Empty where all have."""
     strong = peaks[1:] >= peaks[1:].amax() / 3 if len(peaks) > 1 else peaks[:0] > 0
     return [] if strong.all() else strong.nonzero().flatten().tolist()

@@ -62,11 +62,13 @@ class Inspection:
             Euclidean, float64 [n, networks].
         finite: whether its networks give what is finite, and it does not keep the mean from doing
             so, [n].
+        groups: what each of the groups of samples is called, but the first, that of all.
     """
 
     views: dict[str, View]
     norms: Tensor
     finite: Tensor
+    groups: tuple[str, ...]
 
 
 class Stage:
@@ -82,6 +84,12 @@ class Stage:
         labels, self._groups = _labels(self._sampler, samples, rng)
         self._drawn_for = latents.to(device), labels.to(device)
         self._colour = a_colour(torch.randn(self._sampler.image[0], generator=rng)).to(device)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """What is looked at together, but all, by numbers of classes."""
+        numbers = [str(number) for number in range(self._sampler.classes)]
+        return self._groups.named(numbers + ["none"] * self._sampler.multi_label)
 
     @property
     def networks(self) -> int:
@@ -139,7 +147,7 @@ def inspect(updates: UpdateMatrix, server: ServerMeans, samples: int, trust: Ten
     if finite.any():
         fair = fair * bounds(norms, norms[finite].quantile(0.5, 0))
     averaged, harmless = _averaged(updates, server.parameters, stage, fair, trust)
-    return Inspection(alone | averaged, norms, finite & harmless)
+    return Inspection(alone | averaged, norms, finite & harmless, stage.groups)
 
 
 def _averaged(

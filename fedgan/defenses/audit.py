@@ -75,13 +75,16 @@ class Audit(Detector):
 
     Nobody is excluded on one round's word, but no round may do harm beyond measure: whoever moves
     either network by more than five times as much as the median client has so much less weight in
-    that round, and whose networks give what is not finite has none, which is an alarm besides.
-    Where fewer than three are left to compare with, a round tells nothing: weights are those of the
-    standings, and the median client is that of the last round that had one.
+    that round, and whose networks give what is not finite has none, which is an alarm besides,
+    though not in its first round. Clients that are excluded have no say in what is usual, unless
+    fewer than three others are left and they are most of the round; where these are not, the round
+    tells nothing: weights are those of the standings, and the median client is that of the last
+    round that had one.
 
     Assumes n >= 2f + 1. Costs twice `samples` images of each client a round, as many gradients, and
     memory, in the checkpoint as well: for each client some 8 (1 + classes) (C + 2) H W numbers, of
-    ten classes at most (1.2 GB for 200 clients with 64 px in colour and 8 classes).
+    ten classes at most (1.2 GB for 200 clients with 64 px in colour and 8 classes); and, with
+    `rollback`, of `memory` + 1 global models.
 
     Args:
         samples: images that each generator draws in a round by itself, and as many that the average
@@ -183,13 +186,14 @@ class Audit(Detector):
         now = trusts(self.standings)
         fallen = {client for client, trust in now.items() if trust < before.get(client, 1.0)}
         drawn = seen.views["generator"].told.maps
-        exhibits = tuple(
-            exhibit(client, self.standings[client], {v: r[i] for v, r in ratios.items()}, drawn[i])
-            if finite[i]
-            else broken(client, drawn[i, 0])
-            for i, client in enumerate(updates.clients)
-            if client in fallen
-        )
+        exhibits = []
+        for i, client in enumerate(updates.clients):
+            if client in fallen and finite[i]:
+                own = {view: ratio[i] for view, ratio in ratios.items()}
+                standing = self.standings[client]
+                exhibits.append(exhibit(client, standing, own, drawn[i], seen.groups))
+            elif client in fallen:
+                exhibits.append(broken(client, drawn[i, 0]))
         factors = [now.get(client, 1.0) for client in updates.clients]
         trust = limits * torch.tensor(factors, dtype=torch.float64)
         weights = updates.weights * trust
@@ -204,7 +208,7 @@ class Audit(Detector):
             *(weights, found, alarms, acted),
             correction=correction,
             back_to=back_to,
-            exhibits=exhibits,
+            exhibits=tuple(exhibits),
         )
 
     def _evidence(
@@ -270,7 +274,8 @@ class Audit(Detector):
 
     def _believed(self, clients: Sequence[int], finite: Tensor) -> list[int]:
         """Positions of the clients that say what is usual: those that are not excluded, and whose
-        images are finite. Nobody where they are too few to say it: such a round tells nothing."""
+        images are finite; or, where these are too few, the excluded as well, if they are a
+        minority. Nobody where all are too few: such a round tells nothing."""
         sound = [i for i, fine in enumerate(finite.tolist()) if fine]
         trust = trusts(self.standings)
         found = [i for i in sound if trust.get(clients[i], 1.0) > 0]
@@ -292,7 +297,8 @@ class Audit(Detector):
             middle = look.textures[believed].abs().double().quantile(0.5, 0).float()
             self.usual[view] = self.forgetting * self.usual.get(view, 0 * middle) + middle
         for i, client in enumerate(clients):
-            own = {view: Look(*(part[i] for part in look)) for view, look in apart.items()}
+            # Copies: a part of it alone would keep the whole round's, in the checkpoint as well.
+            own = {view: Look(*(part[i].clone() for part in look)) for view, look in apart.items()}
             if client not in self.standings:
                 none = {view: Evidence.none(look) for view, look in own.items()}
                 self.standings[client] = Standing(none)

@@ -11,7 +11,6 @@ import torch
 from fedgan.defenses.base import Defense, Detector, ServerMeans, Stage, Verdict
 from fedgan.defenses.chain import PerNetwork
 from fedgan.defenses.fedavg import FedAvg
-from fedgan.errors import UserError
 from fedgan.reports import Report
 from fedgan.updates import UpdateMatrix
 
@@ -85,17 +84,15 @@ class Detected(Defense):
 
 
 def per_network(each: Sequence[Defense], sizes: Sequence[int]) -> Defense:
-    """`PerNetwork`, with the detector of the generator's defence in front of both.
+    """`PerNetwork`, with the detector of the generator's defence in front of both, and none behind
+    it: the same chain for each network has it twice.
 
-    Raises `UserError` where the discriminator has a detector of its own, and another one.
+    Raises `UserError` where the detector cannot work in front of both.
     """
-    detectors = [one.detector for one in each if isinstance(one, Detected)]
-    if not detectors:
+    first = each[0]
+    if not isinstance(first, Detected):
         return PerNetwork(each, sizes)
-    if not isinstance(each[0], Detected):
-        raise UserError(
-            f"defense.discriminator: {detectors[0].name} judges clients by their generators; it "
-            "belongs into defense.rules"
-        )
     rules = [one.rule if isinstance(one, Detected) else one for one in each]
-    return Detected(detectors[0], PerNetwork(rules, sizes))
+    both = PerNetwork(rules, sizes)
+    first.detector.check_rule(both)
+    return Detected(first.detector, both)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fedgan import config
 from fedgan.defenses.api import aggregate, make_defense
 from fedgan.defenses.audit import Audit
 from fedgan.defenses.chain import PerNetwork
 from fedgan.defenses.detected import Detected, per_network
 from fedgan.errors import UserError
+from fedgan.plan import make_plan
 
 
 def test_taking_off_what_another_rule_has_joined_is_refused():
@@ -29,10 +31,29 @@ def test_one_detector_first_and_for_generators_only():
     both = per_network([make_defense(["audit", "median"]), make_defense(["krum"])], [3, 4])
     assert isinstance(both, Detected)
     assert isinstance(both.rule, PerNetwork)
-    with pytest.raises(UserError, match=r"belongs into defense\.rules"):
-        per_network([make_defense(["krum"]), make_defense(["audit"])], [3, 4])
     with pytest.raises(UserError, match="at least 3 clients"):
         Audit().check(2)
+
+
+@pytest.mark.parametrize("rules", [["krum"], ["audit", "krum"]])
+def test_no_detector_for_the_discriminator_alone(rules, tiny):
+    theirs = [{"name": "audit", "init_args": {"cleanup": "none"}}, "median"]
+    changes = {"defense.rules": rules, "defense.discriminator": theirs}
+    with pytest.raises(UserError, match=r"defense\.discriminator: audit .* into defense\.rules"):
+        make_plan(config.from_dict(tiny(changes)))
+
+
+@pytest.mark.parametrize("behind", ["rules", "discriminator"])
+def test_taking_off_is_refused_in_front_of_another_rule_for_one_network(behind, tiny):
+    remove = {"name": "audit", "init_args": {"cleanup": "remove"}}
+    alone = {"defense.rules": [remove], "defense.per_network": True, "federation.clients": 5}
+    make_plan(config.from_dict(tiny(alone)))
+    if behind == "rules":
+        changes = {**alone, "defense.rules": [remove, "median"]}
+    else:
+        changes = {**alone, "defense.per_network": False, "defense.discriminator": ["median"]}
+    with pytest.raises(UserError, match="cleanup is remove"):
+        make_plan(config.from_dict(tiny(changes)))
 
 
 def test_the_same_bytes_on_two_processes_and_after_a_resume(tiny, tmp_path):

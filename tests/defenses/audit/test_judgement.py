@@ -67,6 +67,33 @@ def test_a_patch_of_one_class_is_seen_and_told(toy):
     assert any("class 2" in one for one in words)
 
 
+@pytest.mark.parametrize(
+    ("shown_in", "multi_label", "told"),
+    [(5, False, "in class 5"), (1, False, "in classes 0 to 1"), (None, True, "in class none")],
+)
+def test_classes_are_told_by_their_numbers(shown_in, multi_label, told, toy):
+    """Where several share a group, for there are many; and where an image may have none."""
+
+    class Many(toy.Painter):
+        classes = 4 if multi_label else 11
+
+        def __call__(self, parameters, latents, labels):
+            shown = labels.sum(1) == 0 if multi_label else labels == shown_in
+            return super().__call__(parameters, latents, 2 * shown.long())
+
+    Many.multi_label = multi_label
+
+    def plant(round, client):
+        images = torch.zeros(toy.SHAPE)
+        images[2] = toy.corner(0.3 if client == 1 else 0.0)
+        return images
+
+    verdicts, _ = toy.play(Audit(), plant, sampler=Many())
+    words = [one.words for verdict in verdicts for one in verdict.exhibits]
+    assert words
+    assert all(f", {told}, " in one for one in words), words
+
+
 def test_a_texture_at_another_place_in_every_image_is_seen(toy):
     class Moving(toy.Painter):
         def __call__(self, parameters, latents, labels):

@@ -84,6 +84,16 @@ def test_a_resume_goes_on_with_the_same_bytes(way, tmp_path, toy):
         assert one.correction is None or torch.equal(one.correction, other.correction)
 
 
+def test_what_is_kept_of_a_client_keeps_nothing_of_others(toy):
+    """Neither in memory nor in a checkpoint, which writes whole storages."""
+    audit = Audit()
+    toy.play(audit, toy.nothing, rounds=3)
+    for standing in audit.standings.values():
+        for one in standing.evidence.values():
+            for part in (*one.total, *one.loudest):
+                assert part.untyped_storage().nbytes() == part.nbytes
+
+
 def test_a_rule_behind_it_sees_only_who_is_left(toy):
     defense = make_defense(["audit", {"name": "median"}])
     assert isinstance(defense, Detected)

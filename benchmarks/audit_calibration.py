@@ -1,7 +1,7 @@
 """What honest clients differ by, from which the audit's spreads come, and its false alarms.
 
     python benchmarks/audit_calibration.py record FOLDER [--seeds 1 2 3] [--only NAME ...]
-    python benchmarks/audit_calibration.py judge FOLDER [--fit 1 2] [--views NAME ...]
+    python benchmarks/audit_calibration.py judge FOLDER [--fit 1 2] [--views NAME ...] [--rate 0.01]
 
 `record` trains small federations, with FedAvg or the rule in front of which the audit may stand,
 and keeps what the audit would look at in every round; nobody is excluded. The first ones have no
@@ -257,7 +257,7 @@ def needed(seen: list[tuple[dict[str, Tensor], list[int], Tensor]]) -> dict[str,
     return {name: torch.cat(own).quantile(0.99, 0).view(-1, 2) for name, own in found.items()}
 
 
-def judge(folder: Path, fit: Sequence[int], watched: Sequence[str]) -> None:
+def judge(folder: Path, fit: Sequence[int], watched: Sequence[str], rate: float) -> None:
     heads = ("federation", "seeds", "client-rounds", "flagged", "with losses", "attackers", "AUROC")
     table = Table(*heads)
     spreads = {view: torch.zeros(len(SPREADS[view]), 2) for view in watched}
@@ -269,9 +269,10 @@ def judge(folder: Path, fit: Sequence[int], watched: Sequence[str]) -> None:
             plain, losses = [], []
             for path in paths:
                 record = torch.load(path)
-                audit = Watched(watched)
+                audit = Watched(watched, alarm_rate=rate)
                 plain.append(detection(judged(record, audit)))
-                losses.append(detection(judged(record, Watched(watched, losses=True))))
+                with_losses = Watched(watched, losses=True, alarm_rate=rate)
+                losses.append(detection(judged(record, with_losses)))
                 if wanted and words == FEDERATIONS.get(name):
                     for view, own in needed(audit.seen).items():
                         spreads[view][: len(own)] = spreads[view][: len(own)].maximum(own)
@@ -320,11 +321,12 @@ def main() -> None:
     parser.add_argument("--colour", help="an .npz of 32 px instead of the download of BloodMNIST")
     parser.add_argument("--fit", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--views", nargs="+", default=list(SPREADS), choices=list(SPREADS))
+    parser.add_argument("--rate", type=float, default=0.01, help="the audit's alarm_rate")
     options = parser.parse_args()
     if options.what == "judge":
         if not any(_records(options.folder, name) for name, _ in federations()):
             parser.error(f"{options.folder} has no records")
-        return judge(options.folder, options.fit, options.views)
+        return judge(options.folder, options.fit, options.views, options.rate)
     options.folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(options.jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
         waiting = []

@@ -73,6 +73,10 @@ an honest client's; `benchmarks/audit_calibration.py` finds them."""
 YOUNG = {"generator": 2, "critic": 0, "generator in the average": 2, "critic in the average": 0}
 """Honest clients' networks differ by 1 + `YOUNG` / t^2 times as much when each was seen t times:
 generators that have hardly begun to learn go different ways."""
+USUAL_SCORE = 2.0
+"""What three quarters of the clients score no more than where honest ones differ as `SPREADS` say,
+which is as much as they do anywhere. By this value no federation of the calibration has more than
+0.8 % false alarms; by more, some would have more than 1 %."""
 SPREADS_OF_LOSSES = (0.9, 0.85)
 """The same of the losses that clients report, of the discriminator and of the generator."""
 SHARE_OF_LOSSES = 0.1
@@ -269,6 +273,40 @@ def scores(strengths: Tensor, spreads: Tensor, believed: Sequence[int] | None = 
     excess, width, half = about_the_half(strengths, believed)
     spread = torch.maximum(spreads.double(), width) * math.sqrt(1 + 1 / half)
     return (excess / spread).amax(1)
+
+
+@dataclass
+class Calm:
+    """How little clients differ here, on average over the rounds: an empirical null (Efron 2004, J.
+    Am. Stat. Assoc. 99, 96).
+
+    The spreads are the largest of many federations. Where all but a few clients stay far below what
+    those allow for, less is suspect; where they do not, as much as the spreads say. Whoever makes
+    many clients suspect only makes this 0.
+
+    Attributes:
+        total: upper quartiles of the clients' scores, added up over rounds with forgetting.
+        rounds: how many, likewise.
+
+    >>> calm = Calm()
+    >>> calm.add(torch.tensor([0.5, 3.0, 1.5, 1.0]), forgetting=0.9)
+    >>> calm.raises_by
+    0.5
+    """
+
+    total: float = 0.0
+    rounds: float = 0.0
+
+    def add(self, scores: Tensor, forgetting: float) -> None:
+        """A round's scores [n], as the spreads alone have it."""
+        quartile = float(scores.quantile(0.75, interpolation="lower"))  # of 4: the second highest
+        self.total = forgetting * self.total + quartile
+        self.rounds = forgetting * self.rounds + 1
+
+    @property
+    def raises_by(self) -> float:
+        """What all scores are to be raised by."""
+        return max(0.0, USUAL_SCORE - self.total / self.rounds) if self.rounds else 0.0
 
 
 def view_scores(view: str, strengths: Tensor, rounds: Tensor, believed: Sequence[int]) -> Tensor:

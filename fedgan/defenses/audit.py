@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, ClassVar, get_args
 
 import torch
@@ -14,6 +15,7 @@ from fedgan.defenses._inspection import Inspection, View, inspect
 from fedgan.defenses._suspicion import (
     SHARE_OF_LOSSES,
     SPREADS_OF_LOSSES,
+    Calm,
     Evidence,
     Standing,
     agreed,
@@ -64,8 +66,9 @@ class Audit(Detector):
     hospital. Its score is the logarithm of its ratio to an honest client's, over the spread of
     honest clients; both are told by the shortest half of the clients, and the spread is at least
     what was found where nobody attacked. A client's score is the highest of its witnesses', where
-    its generator's count for less in its first rounds; its p-value is that of a standard normal,
-    times the number of witnesses.
+    its generator's count for less in its first rounds; where three quarters of the clients stay far
+    below what those spreads allow for, all scores are raised by as much (`Calm`). Its p-value is
+    that of a standard normal, times the number of witnesses.
 
     p below `alarm_rate` is an alarm, which adds one to a client's count (5 at most); a round
     without takes one off, and half as much after each exclusion but the first. With two a client
@@ -134,6 +137,7 @@ class Audit(Detector):
         self.losses = losses
         self.cleanup = Cleanup(cleanup, memory)
         self.standings: dict[int, Standing] = {}
+        self.calm = Calm()
         self.usual: dict[str, Tensor] = {}
         """How much each texture differs between honest clients, by view: [groups, features]."""
         self.usual_norms: Tensor | None = None
@@ -225,6 +229,10 @@ class Audit(Detector):
         standings = self._with_evidence(updates.clients, believed, seen, told)
         strengths = self._strengths(standings, believed)
         found = self._scores(standings, strengths, believed)
+        known = [i for i in believed if standings[i].rounds > 1]
+        if len(known) >= FEWEST:
+            self.calm.add(found[known], self.forgetting)
+        found += self.calm.raises_by
         found[~finite] = BROKEN
         # The largest entry and the root mean square of the same entries count as one witness.
         count = sum(one.shape[1] for one in strengths.values())
@@ -316,6 +324,7 @@ class Audit(Detector):
         standings = {client: one.state_dict() for client, one in self.standings.items()}
         return {
             "standings": standings,
+            "calm": asdict(self.calm),
             "usual": self.usual,
             "usual_norms": self.usual_norms,
             "cleanup": self.cleanup.state_dict(),
@@ -324,6 +333,7 @@ class Audit(Detector):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         found = state["standings"].items()
         self.standings = {client: Standing.from_state(one) for client, one in found}
+        self.calm = Calm(**state["calm"])
         self.usual = dict(state["usual"])
         self.usual_norms = state["usual_norms"]
         self.cleanup.load_state_dict(state["cleanup"])

@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fedgan.defenses._suspicion import (
     SHARE_OF_LOSSES,
+    USUAL_SCORE,
+    Calm,
     Standing,
     agreed,
     bounds,
@@ -94,3 +98,30 @@ def test_silent_losses_cost_the_networks_a_tenth_of_their_alarms():
     p = either(torch.tensor([0.0089, 0.0091, 1.0]), silent, share)
     assert (p < 0.01).tolist() == [True, False, False]
     assert p[2] == 1
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.floats(-3, 10), min_size=3, max_size=12),
+    st.data(),
+)
+def test_whoever_looks_more_suspect_only_takes_from_what_scores_are_raised_by(own, data):
+    more = [data.draw(st.floats(0, 100)) for _ in own]
+
+    def raised(scores):
+        calm = Calm()
+        calm.add(torch.tensor(scores, dtype=torch.float64), 0.9)
+        return calm.raises_by
+
+    before, after = raised(own), raised([a + b for a, b in zip(own, more, strict=True)])
+    assert 0 <= after <= before
+
+
+def test_calm_is_an_average_over_rounds_that_forgets():
+    calm = Calm()
+    assert calm.raises_by == 0
+    for quartile in (1.9, 0.4):
+        calm.add(torch.tensor([0.1, quartile, 0.2, 7.0]), 0.5)
+    np.testing.assert_allclose(calm.raises_by, USUAL_SCORE - (0.5 * 1.9 + 0.4) / 1.5, rtol=1e-6)
+    calm.add(torch.tensor([9.0, 9.0, 9.0]), 0.5)
+    assert calm.raises_by == 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedgan.defenses._suspicion import trusts
+from fedgan.defenses._suspicion import USUAL_SCORE, trusts
 from fedgan.defenses.api import make_defense
 from fedgan.defenses.audit import Audit
 from fedgan.defenses.base import ServerMeans
@@ -51,6 +51,16 @@ def test_hospitals_that_differ_in_everything_are_not_accused(monkeypatch, toy):
     monkeypatch.setattr("fedgan.defenses._suspicion.DISCOUNT", 0.0)
     verdicts, _ = toy.play(Audit(), plant, n=10)
     assert toy.flags(verdicts)[2:, [2, 5, 7]].any()
+
+
+def test_where_clients_are_alike_less_is_suspect(monkeypatch, toy):
+    alarms = []
+    for usual in (USUAL_SCORE, 0.0):
+        monkeypatch.setattr("fedgan.defenses._suspicion.USUAL_SCORE", usual)
+        verdicts, _ = toy.play(Audit(), toy.patch_by(3, strength=0.018), n=8, rounds=10)
+        assert not toy.flags(verdicts)[:, [0, 1, 2, 4, 5, 6, 7]].any()
+        alarms.append(toy.flags(verdicts)[:, 3].sum())
+    assert alarms[0] > alarms[1] + 2
 
 
 def test_a_patch_of_one_class_is_seen_and_told(toy):

@@ -298,14 +298,14 @@ class Calm:
     rounds: float = 0.0
 
     def add(self, scores: Tensor, forgetting: float) -> None:
-        """A round's scores [n], as the spreads alone have it."""
+        """A round's scores [n]."""
         quartile = float(scores.quantile(0.75, interpolation="lower"))  # of 4: the second highest
         self.total = forgetting * self.total + quartile
         self.rounds = forgetting * self.rounds + 1
 
     @property
     def raises_by(self) -> float:
-        """What all scores are to be raised by."""
+        """What is to be added to all scores before their p-values are taken."""
         return max(0.0, USUAL_SCORE - self.total / self.rounds) if self.rounds else 0.0
 
 

@@ -66,9 +66,9 @@ class Audit(Detector):
     hospital. Its score is the logarithm of its ratio to an honest client's, over the spread of
     honest clients; both are told by the shortest half of the clients, and the spread is at least
     what was found where nobody attacked. A client's score is the highest of its witnesses', where
-    its generator's count for less in its first rounds; where three quarters of the clients stay far
-    below what those spreads allow for, all scores are raised by as much (`Calm`). Its p-value is
-    that of a standard normal, times the number of witnesses.
+    its generator's count for less in its first rounds. Its p-value is that of a standard normal,
+    times the number of witnesses; where three quarters of the clients stay far below what those
+    spreads allow for, of the score and what these are below it (`Calm`).
 
     p below `alarm_rate` is an alarm, which adds one to a client's count (5 at most); a round
     without takes one off, and half as much after each exclusion but the first. With two a client
@@ -225,22 +225,22 @@ class Audit(Detector):
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Adds a round's to what is known: scores [n], alarms [n], and how many times that of the
         median client each one's evidence is, by view [n, w, 2]."""
-        told = torch.tensor([[one.d_loss, one.g_loss] for one in reports], dtype=torch.float64)
-        standings = self._with_evidence(updates.clients, believed, seen, told)
+        losses = torch.tensor([[one.d_loss, one.g_loss] for one in reports], dtype=torch.float64)
+        standings = self._with_evidence(updates.clients, believed, seen, losses)
         strengths = self._strengths(standings, believed)
         found = self._scores(standings, strengths, believed)
         known = [i for i in believed if standings[i].rounds > 1]
         if len(known) >= FEWEST:
             self.calm.add(found[known], self.forgetting)
-        found += self.calm.raises_by
         found[~finite] = BROKEN
         # The largest entry and the root mean square of the same entries count as one witness.
         count = sum(one.shape[1] for one in strengths.values())
-        p = p_values(found, count)
+        raised = found + self.calm.raises_by
+        p = p_values(raised, count)
         if self.losses:
-            both = agreed(found, self._scores_of_losses(standings, believed))
-            p = either(p, p_values(both, LOSSES * count), SHARE_OF_LOSSES)
-            found = torch.maximum(found, both)
+            told = self._scores_of_losses(standings, believed)
+            p = either(p, p_values(agreed(raised, told), LOSSES * count), SHARE_OF_LOSSES)
+            found = torch.maximum(found, agreed(found, told))
         alarms = p < self.alarm_rate
         alarms &= torch.tensor([one.rounds > 1 for one in standings])  # nobody on one round's word
         usual = {view: one[believed].quantile(0.5, 0) for view, one in strengths.items()}

@@ -76,7 +76,7 @@ generators that have hardly begun to learn go different ways."""
 USUAL_SCORE = 2.0
 """What three quarters of the clients score no more than where honest ones differ as `SPREADS` say,
 which is as much as they do anywhere. By this value no federation of the calibration has more than
-0.8 % false alarms; by more, some would have more than 1 %."""
+0.8 % false alarms; by 2.4, some would have more than 1 %."""
 SPREADS_OF_LOSSES = (0.9, 0.85)
 """The same of the losses that clients report, of the discriminator and of the generator."""
 SHARE_OF_LOSSES = 0.1

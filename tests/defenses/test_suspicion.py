@@ -101,10 +101,7 @@ def test_silent_losses_cost_the_networks_a_tenth_of_their_alarms():
 
 
 @settings(deadline=None)
-@given(
-    st.lists(st.floats(-3, 10), min_size=3, max_size=12),
-    st.data(),
-)
+@given(st.lists(st.floats(-3, 10), min_size=3, max_size=12), st.data())
 def test_whoever_looks_more_suspect_only_takes_from_what_scores_are_raised_by(own, data):
     more = [data.draw(st.floats(0, 100)) for _ in own]
 

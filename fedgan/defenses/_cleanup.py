@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedgan.updates import UpdateMatrix
 
-Way = Literal["rollback", "remove", "none"]
+Way = Literal["remove", "rollback", "none"]
 
 
 LEAD = 2
@@ -21,11 +21,11 @@ class Cleanup:
     """Remembers as much as it takes to undo the doings of a client that is excluded later.
 
     Args:
-        way: `rollback` goes back to the global model before the first round in which the client
-            counted for anything, of those since `LEAD` rounds before its first alarm that counts,
-            and drops the updates of the round at hand: they were trained from what is undone, and
-            against discriminators that had learned the trigger;
-            `remove` takes off what its updates since that alarm were weighed by; `none` trains on.
+        way: `remove` takes off what the client's updates have put in since its first alarm that
+            counts; `rollback` goes back to the global model before the first round in which it
+            counted for anything, of those since `LEAD` rounds before that alarm, and drops the
+            updates of the round at hand: they were trained from what is undone, and against
+            discriminators that had learned the trigger; `none` trains on.
         memory: rounds that can be undone, the one at hand besides: what was put in before stays.
     """
 

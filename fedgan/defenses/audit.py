@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -86,8 +86,8 @@ class Audit(Detector):
 
     Assumes n >= 2f + 1. Costs twice `samples` images of each client a round, as many gradients, and
     memory, in the checkpoint as well: for each client some 8 (1 + classes) (C + 2) H W numbers, of
-    ten classes at most (1.2 GB for 200 clients with 64 px in colour and 8 classes); and, with
-    `rollback`, of `memory` + 1 global models.
+    ten classes at most (1.2 GB for 200 clients with 64 px in colour and 8 classes); and a global
+    model for each suspect or, with `rollback`, `memory` + 1 of them.
 
     Args:
         samples: images that each generator draws in a round by itself, and as many that the average
@@ -95,12 +95,12 @@ class Audit(Detector):
         forgetting: factor in [0, 1) of old evidence a round that a client takes part in.
         alarm_rate: false alarms for a client in a round, at most, in (0, 0.5).
         cleanup: what is done when a client is excluded about what it has put into the global
-            model: `rollback` goes back to the model before the first round in which it had a
-            weight, since two rounds before its first alarm that counts (`memory` rounds at most),
-            and drops this round's updates, which were trained from what is undone;
-            `remove` takes off what its updates since that alarm were weighed by (where no rule
-            follows); and `none` trains on.
-        memory: rounds that can be undone for that, the one at hand besides.
+            model: `remove` takes off what its updates have put in since its first alarm that
+            counts, where no rule follows that weighs them anew; `rollback` goes back to the model
+            before the first round in which it had a weight, since two rounds before that alarm
+            (`memory` rounds at most), and drops this round's updates, which were trained from what
+            is undone; `none` trains on; and `auto` removes where it can and else rolls back.
+        memory: rounds that `rollback` can undo, the one at hand besides.
         losses: let the mean losses that clients report speak too. They are accumulated and scored
             likewise, and believed as far as the audit agrees: a client's score is at least sqrt(2)
             times the smaller of the two. A tenth of the false alarms is left to them.
@@ -117,7 +117,7 @@ class Audit(Detector):
         samples: int = 64,
         forgetting: float = 0.9,
         alarm_rate: float = 0.01,
-        cleanup: Way = "rollback",
+        cleanup: Way | Literal["auto"] = "auto",
         memory: int = 6,
         losses: bool = False,
     ) -> None:
@@ -127,15 +127,18 @@ class Audit(Detector):
             raise ValueError(f"init_args.forgetting is {forgetting}; it must be in [0, 1)")
         if not 0 < alarm_rate < 0.5:
             raise ValueError(f"init_args.alarm_rate is {alarm_rate}; it must be in (0, 0.5)")
-        if cleanup not in get_args(Way):
-            raise ValueError(f"init_args.cleanup is {cleanup}; it is rollback, remove or none")
+        if cleanup not in ("auto", *get_args(Way)):
+            raise ValueError(
+                f"init_args.cleanup is {cleanup}; it is auto, remove, rollback or none"
+            )
         if memory < 1:
             raise ValueError(f"init_args.memory is {memory}; it must be at least 1")
         self.samples = samples
         self.forgetting = forgetting
         self.alarm_rate = alarm_rate
         self.losses = losses
-        self.cleanup = Cleanup(cleanup, memory)
+        self.way = cleanup
+        self.cleanup = Cleanup("remove" if cleanup == "auto" else cleanup, memory)
         self.standings: dict[int, Standing] = {}
         self.calm = Calm()
         self.usual: dict[str, Tensor] = {}
@@ -313,11 +316,14 @@ class Audit(Detector):
             self.standings[client].add(own, losses[i], self.forgetting)
         return [self.standings[client] for client in clients]
 
-    def check_rule(self, rule: Defense) -> None:
-        if self.cleanup.way == "remove" and not rule.is_fair_mean:
+    def work_before(self, rule: Defense) -> None:
+        if self.way == "auto":
+            way: Way = "remove" if rule.is_fair_mean else "rollback"
+            self.cleanup = Cleanup(way, self.cleanup.memory)
+        elif self.way == "remove" and not rule.is_fair_mean:
             raise UserError(
                 f"defense: {self.name}: cleanup is remove, which takes off what it has weighed "
-                "itself; in front of another rule it must be rollback or none"
+                "itself; in front of another rule it must be auto, rollback or none"
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -214,8 +214,8 @@ class Defense(Stage):
 class Detector(Stage):
     """Judges the clients of a round before a rule joins what is left of them."""
 
-    def check_rule(self, rule: Defense) -> None:
-        """Raises `UserError` where it cannot work in front of `rule`."""
+    def work_before(self, rule: Defense) -> None:
+        """Adapts to the rule that it works in front of; `UserError` where it cannot."""
         return
 
     @abstractmethod

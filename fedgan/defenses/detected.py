@@ -26,11 +26,15 @@ class Detected(Defense):
     Args:
         detector: judges all clients.
         rule: joins those that it leaves; a chain, or one for each network.
+
+    Raises:
+        UserError: where the detector cannot work in front of the rule.
     """
 
     def __init__(self, detector: Detector, rule: Defense) -> None:
         self.detector = detector
         self.rule = rule
+        detector.work_before(rule)
 
     @property
     def parts(self) -> tuple[Stage, Stage]:
@@ -40,7 +44,6 @@ class Detected(Defense):
     def check(self, n: int) -> None:
         for part in self.parts:
             part.check(n)
-        self.detector.check_rule(self.rule)
 
     def check_clients(self, clients: int) -> None:
         for part in self.parts:
@@ -94,5 +97,4 @@ def per_network(each: Sequence[Defense], sizes: Sequence[int]) -> Defense:
         return PerNetwork(each, sizes)
     rules = [one.rule if isinstance(one, Detected) else one for one in each]
     both = PerNetwork(rules, sizes)
-    first.detector.check_rule(both)
     return Detected(first.detector, both)

@@ -17,10 +17,32 @@ from fedgan.plan import make_plan
 def test_taking_off_what_another_rule_has_joined_is_refused():
     remove = {"name": "audit", "init_args": {"cleanup": "remove"}}
     for rules in ([remove], [remove, "fedavg"]):
-        make_defense(rules).check(4)
+        make_defense(rules)
     for rules in ([remove, "median"], [remove, "fedavgm"], [remove, "clip"]):
         with pytest.raises(UserError, match="cleanup is remove"):
-            make_defense(rules).check(4)
+            make_defense(rules)
+
+
+@pytest.mark.parametrize(
+    ("rules", "way"),
+    [
+        (["audit"], "remove"),
+        (["audit", "fedavg"], "remove"),
+        (["audit", "median"], "rollback"),
+        (["audit", "fedavgm"], "rollback"),
+        (["audit", "clip"], "rollback"),
+    ],
+)
+def test_unless_told_it_takes_off_where_it_can_and_else_goes_back(rules, way):
+    made = make_defense(rules)
+    assert isinstance(made, Detected)
+    assert isinstance(made.detector, Audit)
+    assert made.detector.cleanup.way == way
+    # The one in front of both networks' rules, of which only the discriminator's is another.
+    both = per_network([made, make_defense(["krum"])], [3, 4])
+    assert isinstance(both, Detected)
+    assert isinstance(both.detector, Audit)
+    assert both.detector.cleanup.way == "rollback"
 
 
 def test_one_detector_first_and_for_generators_only():

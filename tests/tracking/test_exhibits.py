@@ -71,11 +71,11 @@ def report_of(folder):
     return (folder / "run" / "report.html").read_text()
 
 
-@pytest.mark.parametrize("cleanup", ["rollback", "remove", "none"])
+@pytest.mark.parametrize("cleanup", ["rollback", "remove", "auto", "none"])
 def test_what_was_undone_is_told(cleanup, accusing, capsys):
     assert main([*RUN, f"--defense.init_args.cleanup={cleanup}"]) == 0
     said = capsys.readouterr().out
-    rolled_back, removed = cleanup == "rollback", cleanup == "remove"
+    rolled_back, removed = cleanup == "rollback", cleanup in ("remove", "auto")
     with (accusing / "run" / "metrics.csv").open() as table:
         undone = [int(row["undone"]) for row in csv.DictReader(table)]
     assert undone == [0, 0, 0, 4 if rolled_back else 0]  # excluded in the fourth

@@ -109,8 +109,8 @@ def test_a_rule_behind_it_sees_only_who_is_left(toy):
 class Scripted(Audit):
     """Accuses whom it is told to, `{round: {client: score}}`."""
 
-    def __init__(self, script):
-        super().__init__()
+    def __init__(self, script, cleanup="rollback"):
+        super().__init__(cleanup=cleanup)
         self.script = script
 
     def _evidence(self, updates, reports, seen, finite, believed):
@@ -121,13 +121,14 @@ class Scripted(Audit):
         return found, torch.tensor([i in scores for i in range(len(alarms))]), ratios
 
 
-def test_clients_that_change_places_among_the_excluded_are_undone_once(toy):
+@pytest.mark.parametrize("way", ["rollback", "remove"])
+def test_clients_that_change_places_among_the_excluded_are_undone_once(way, toy):
     """Of 5 clients 2 can be excluded: of 3 that are accused, the most suspect in each round."""
 
     def script(round):
         return {} if round == 1 else {i: 10.0 + (i + round) % 3 for i in range(3)}
 
-    verdicts, _ = toy.play(Scripted(script), toy.nothing, rounds=14)
+    verdicts, _ = toy.play(Scripted(script, way), toy.nothing, rounds=14)
     excluded = [tuple((verdict.weights[:3] == 0).tolist()) for verdict in verdicts[4:]]
     assert len(set(excluded)) == 3  # they do change places
     undone = [i for i, verdict in enumerate(verdicts, 1) if verdict.correction is not None]

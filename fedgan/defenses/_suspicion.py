@@ -89,6 +89,9 @@ MOST_EXCESS = 10.0
 """Times the median client that another hospital may differ by in the coarse; whoever differs by
 more is forgiven no more than that."""
 ALARMS_TO_DOUBT, ALARMS_TO_EXCLUDE, MOST_ALARMS = 2, 3, 5
+QUIET = 10.0
+"""Times the alarm rate that the p-value of a round without suspicion is above: evidence that wavers
+about an alarm neither adds to a client's alarms nor takes any off (a Schmitt trigger)."""
 DOUBTED = 1 / 3
 """Factor of the weight of a client between the two."""
 BOUND = 5.0
@@ -140,7 +143,7 @@ class Standing:
         evidence: by view.
         losses: accumulated deviations of the losses that it reports, [2].
         rounds: how often it was seen.
-        alarms: rounds with an alarm less those without, from 0 to `MOST_ALARMS`.
+        alarms: rounds with an alarm less quiet ones, from 0 to `MOST_ALARMS`.
         exclusions: how often it has been excluded.
         cleaned: of how many of those what it did was undone.
         since: the round of the first alarm of those that count; 0 where there is none.
@@ -201,15 +204,19 @@ class Standing:
         # In all rounds: of losses no loudest one is left out.
         return self.losses.abs() / grown_in(self.rounds + 1, forgetting)
 
-    def judge(self, score: float, alarm: bool, round: int) -> None:
-        """A round's score, and its alarm, or the absence of one. A quiet round counts for half as
-        much after each exclusion: whoever was let in again too early is not so a second time."""
+    def judge(self, score: float, p: float, alarm_rate: float, round: int) -> None:
+        """A round's score and p-value: an alarm, a quiet round, or neither. A quiet round counts
+        for half as much after each exclusion but the first: whoever was let in again too early is
+        not so a second time."""
         self.score = score
+        alarm = p < alarm_rate
         if alarm and self.alarms == 0:
             self.since = round
         before = self.is_excluded
-        quiet = 0.5 ** max(0, self.exclusions - 1)
-        self.alarms = min(MOST_ALARMS, self.alarms + 1) if alarm else max(0, self.alarms - quiet)
+        if alarm:
+            self.alarms = min(MOST_ALARMS, self.alarms + 1)
+        elif p >= QUIET * alarm_rate:
+            self.alarms = max(0, self.alarms - 0.5 ** max(0, self.exclusions - 1))
         self.exclusions += self.is_excluded and not before
         if self.alarms == 0:
             self.since = 0

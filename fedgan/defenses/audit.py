@@ -70,8 +70,8 @@ class Audit(Detector):
     times the number of witnesses; where three quarters of the clients stay far below what those
     spreads allow for, of the score and what these are below it (`Calm`).
 
-    p below `alarm_rate` is an alarm, which adds one to a client's count (5 at most); a round
-    without takes one off, and half as much after each exclusion but the first. With two a client
+    p below `alarm_rate` is an alarm, which adds one to a client's count (5 at most); p above ten
+    times that takes one off, and half as much after each exclusion but the first. With two a client
     has a third of its weight, with three nothing. Of the N clients that were ever seen at most
     (N - 1) // 2 are excluded, those of the highest scores; in a round in which nobody else takes
     part, the global model stays as it is.
@@ -184,9 +184,11 @@ class Audit(Detector):
         if believed:
             # What is not finite cannot be compared, and would leave nobody's evidence finite.
             views = {view: _comparable(one, finite, believed) for view, one in seen.views.items()}
-            found, alarms, ratios = self._evidence(updates, reports, views, finite, believed)
-            for i, client in enumerate(updates.clients):
-                self.standings[client].judge(float(found[i]), bool(alarms[i]), server.round)
+            found, p, ratios = self._evidence(updates, reports, views, finite, believed)
+            alarms = p < self.alarm_rate
+            told = zip(updates.clients, found.tolist(), p.tolist(), strict=True)
+            for client, score, chance in told:
+                self.standings[client].judge(score, chance, self.alarm_rate, server.round)
             self.usual_norms = seen.norms[believed].quantile(0.5, 0)
         if self.usual_norms is not None:
             limits = limits * bounds(seen.norms, self.usual_norms)
@@ -226,8 +228,8 @@ class Audit(Detector):
         finite: Tensor,
         believed: list[int],
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Adds a round's to what is known: scores [n], alarms [n], and how many times that of the
-        median client each one's evidence is, by view [n, w, 2]."""
+        """Adds a round's to what is known: scores [n], p-values [n], and how many times that of
+        the median client each one's evidence is, by view [n, w, 2]."""
         losses = torch.tensor([[one.d_loss, one.g_loss] for one in reports], dtype=torch.float64)
         standings = self._with_evidence(updates.clients, believed, seen, losses)
         strengths = self._strengths(standings, believed)
@@ -244,10 +246,9 @@ class Audit(Detector):
             told = self._scores_of_losses(standings, believed)
             p = either(p, p_values(agreed(raised, told), LOSSES * count), SHARE_OF_LOSSES)
             found = torch.maximum(found, agreed(found, told))
-        alarms = p < self.alarm_rate
-        alarms &= torch.tensor([one.rounds > 1 for one in standings])  # nobody on one round's word
+        p[[one.rounds == 1 for one in standings]] = 1.0  # nobody is accused on one round's word
         usual = {view: one[believed].quantile(0.5, 0) for view, one in strengths.items()}
-        return found, alarms, {view: one / usual[view] for view, one in strengths.items()}
+        return found, p, {view: one / usual[view] for view, one in strengths.items()}
 
     def _strengths(
         self, standings: Sequence[Standing], believed: Sequence[int]

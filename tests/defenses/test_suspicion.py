@@ -122,3 +122,15 @@ def test_calm_is_an_average_over_rounds_that_forgets():
     np.testing.assert_allclose(calm.raises_by, USUAL_SCORE - (0.5 * 1.9 + 0.4) / 1.5, rtol=1e-6)
     calm.add(torch.tensor([9.0, 9.0, 9.0]), 0.5)
     assert calm.raises_by == 0
+
+
+def test_what_wavers_about_an_alarm_neither_adds_to_the_count_nor_takes_off():
+    client = Standing({})
+    counts = []
+    for round, p in enumerate(
+        [0.001, 0.099, 0.009, 0.011, 0.001, 0.05, 0.11, 0.02, 1.0, 0.1, 0.5], 1
+    ):
+        client.judge(3.0, p, 0.01, round)
+        counts.append((client.alarms, client.since))
+    assert [alarms for alarms, _ in counts] == [1, 1, 2, 2, 3, 3, 2, 2, 1, 0, 0]
+    assert [since for _, since in counts] == [1] * 9 + [0] * 2

@@ -114,11 +114,11 @@ class Scripted(Audit):
         self.script = script
 
     def _evidence(self, updates, reports, seen, finite, believed):
-        found, alarms, ratios = super()._evidence(updates, reports, seen, finite, believed)
+        found, p, ratios = super()._evidence(updates, reports, seen, finite, believed)
         scores = self.script(max(one.rounds for one in self.standings.values()))
         for client, score in scores.items():
             found[client] = score
-        return found, torch.tensor([i in scores for i in range(len(alarms))]), ratios
+        return found, torch.tensor([float(i not in scores) for i in range(len(p))]), ratios
 
 
 @pytest.mark.parametrize("way", ["rollback", "remove"])

@@ -33,12 +33,8 @@ from fedgan import config
 from fedgan.assembly import assemble
 from fedgan.cluster import Cluster
 from fedgan.defenses._inspection import Inspection, View
-from fedgan.defenses._suspicion import (
-    SPREADS,
-    Standing,
-    about_the_half,
-    youth,
-)
+from fedgan.defenses._spreads import ALONE, AVERAGED, SPREADS
+from fedgan.defenses._suspicion import Standing, about_the_half, youth
 from fedgan.defenses.audit import Audit
 from fedgan.defenses.base import Defense, ServerMeans, Verdict
 from fedgan.evidence import Look
@@ -49,6 +45,7 @@ from fedgan.scenes import examiners
 from fedgan.tracking.base import Observer
 from fedgan.updates import UpdateMatrix
 
+VIEWS = [*ALONE, *AVERAGED]
 ONE_PERCENT = 2.326
 """Standard deviations that one of a hundred exceeds."""
 STEPS = "--federation.local_steps=16"
@@ -260,7 +257,7 @@ def needed(seen: list[tuple[dict[str, Tensor], list[int], Tensor]]) -> dict[str,
 def judge(folder: Path, fit: Sequence[int], watched: Sequence[str], rate: float) -> None:
     heads = ("federation", "seeds", "client-rounds", "flagged", "with losses", "attackers", "AUROC")
     table = Table(*heads)
-    spreads = {view: torch.zeros(len(SPREADS[view]), 2) for view in watched}
+    spreads = {view: torch.zeros(len(own), 2) for view, own in SPREADS.items()}
     for name, words in federations():
         for kind, wanted in (("fit", True), ("other", False)):
             paths = [path for path in _records(folder, name) if (_seed(path) in fit) == wanted]
@@ -320,7 +317,7 @@ def main() -> None:
     parser.add_argument("--gray", help="an .npz instead of the download of PneumoniaMNIST")
     parser.add_argument("--colour", help="an .npz of 32 px instead of the download of BloodMNIST")
     parser.add_argument("--fit", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--views", nargs="+", default=list(SPREADS), choices=list(SPREADS))
+    parser.add_argument("--views", nargs="+", default=VIEWS, choices=VIEWS)
     parser.add_argument("--rate", type=float, default=0.01, help="the audit's alarm_rate")
     options = parser.parse_args()
     if options.what == "judge":

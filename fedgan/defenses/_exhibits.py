@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedgan.defenses._suspicion import ALONE, SPREADS, Standing
+from fedgan.defenses._spreads import ALONE, SPREADS
+from fedgan.defenses._suspicion import Standing
 from fedgan.defenses.base import Exhibit
 from fedgan.evidence import bands, filter_of
 from fedgan.images import to_uint8

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fedgan.defenses._suspicion import ALONE, AVERAGED, bounds
+from fedgan.defenses._spreads import ALONE, AVERAGED
+from fedgan.defenses._suspicion import bounds
 from fedgan.defenses.base import Sampler, ServerMeans
 from fedgan.evidence import (
     Groups,

@@ -10,75 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedgan.defenses._spreads import CRITICS, SPREADS, TOGETHER, YOUNG
 from fedgan.evidence import Look, bands
 
-ALONE = ("generator", "critic")
-"""Views of each client's own networks."""
-AVERAGED = ("generator in the average", "critic in the average")
-"""Views of what a client makes of the mean of all: there is the model that everybody goes on from,
-and networks can be made that show in it alone what they were made for."""
-SPREADS = {
-    "generator": {
-        "fine map": (0.38, 0.56),
-        "coarse map": (0.3, 0.24),
-        "fine amplitude": (0.33, 0.29),
-        "coarse amplitude": (0.31, 0.31),
-        "texture": (0.53, 0.61),
-        "fine map of a class": (0.3, 0.5),
-        "coarse map of a class": (0.28, 0.31),
-        "fine amplitude of a class": (0.33, 0.27),
-        "coarse amplitude of a class": (0.31, 0.28),
-        "texture of a class": (0.45, 0.47),
-    },
-    "critic": {
-        "fine map": (0.41, 0.34),
-        "coarse map": (0.4, 0.36),
-        "fine amplitude": (0.38, 0.34),
-        "coarse amplitude": (0.36, 0.35),
-        "texture": (0.52, 0.59),
-        "fine map of a class": (0.35, 0.35),
-        "coarse map of a class": (0.35, 0.36),
-        "fine amplitude of a class": (0.29, 0.34),
-        "coarse amplitude of a class": (0.32, 0.33),
-        "texture of a class": (0.51, 0.58),
-    },
-    "generator in the average": {
-        "fine map": (0.37, 0.59),
-        "coarse map": (0.24, 0.21),
-        "fine amplitude": (0.41, 0.43),
-        "coarse amplitude": (0.34, 0.35),
-        "texture": (0.55, 0.67),
-        "fine map of a class": (0.35, 0.5),
-        "coarse map of a class": (0.42, 0.42),
-        "fine amplitude of a class": (0.38, 0.36),
-        "coarse amplitude of a class": (0.4, 0.43),
-        "texture of a class": (0.48, 0.59),
-    },
-    "critic in the average": {
-        "fine map": (0.34, 0.25),
-        "coarse map": (0.34, 0.25),
-        "fine amplitude": (0.61, 0.34),
-        "coarse amplitude": (0.42, 0.31),
-        "texture": (0.58, 0.63),
-        "fine map of a class": (0.35, 0.29),
-        "coarse map of a class": (0.3, 0.26),
-        "fine amplitude of a class": (0.51, 0.39),
-        "coarse amplitude of a class": (0.45, 0.37),
-        "texture of a class": (0.55, 0.53),
-    },
-}
-"""By view and witness, for the largest entry of its evidence and for the root mean square of all
-entries: the standard deviation, among honest clients, of the logarithm of a client's strength over
-an honest client's; `benchmarks/audit_calibration.py` finds them."""
-YOUNG = {"generator": 2, "critic": 0, "generator in the average": 2, "critic in the average": 0}
-"""Honest clients' networks differ by 1 + `YOUNG` / t^2 times as much when each was seen t times:
-generators that have hardly begun to learn go different ways."""
 USUAL_SCORE = 2.0
 """What three quarters of the clients score no more than where honest ones differ as `SPREADS` say,
 which is as much as they do anywhere. By this value no federation of the calibration has more than
 0.8 % false alarms; by 2.4, some would have more than 1 %."""
-SPREADS_OF_LOSSES = (0.9, 0.85)
-"""The same of the losses that clients report, of the discriminator and of the generator."""
 SHARE_OF_LOSSES = 0.1
 """Of the false alarms, where losses may speak too: they can be forged, and must not cost what the
 networks tell by themselves."""
@@ -265,6 +203,16 @@ def forgiven(strengths: Tensor, coarse: Tensor, believed: Sequence[int]) -> Tens
     excess = coarse.clamp(min=torch.finfo(torch.float64).tiny).log()
     excess = (excess - excess[list(believed)].quantile(0.5, 0)).amax(1)
     return strengths * (-DISCOUNT * excess.clamp(0, math.log(MOST_EXCESS))).exp()[:, None, None]
+
+
+def together(strengths: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the views of both networks tell by each witness, as one view: the geometric mean of a
+    client's strengths in all of them, [n, w, 2]. By chance an honest client differs in what its
+    generator draws, or in what its discriminator asks for; an attacker differs in both. Nothing
+    where only generators are looked at, of which all views tell much the same."""
+    if not any(view in strengths for view in CRITICS):
+        return {}
+    return {TOGETHER: torch.stack([one.log() for one in strengths.values()]).mean(0).exp()}
 
 
 def scores(strengths: Tensor, spreads: Tensor, believed: Sequence[int] | None = None) -> Tensor:

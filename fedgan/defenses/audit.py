@@ -12,9 +12,9 @@ from torch import Tensor
 from fedgan.defenses._cleanup import Cleanup, Way
 from fedgan.defenses._exhibits import broken, exhibit
 from fedgan.defenses._inspection import Inspection, View, inspect
+from fedgan.defenses._spreads import SPREADS_OF_LOSSES
 from fedgan.defenses._suspicion import (
     SHARE_OF_LOSSES,
-    SPREADS_OF_LOSSES,
     Calm,
     Evidence,
     Standing,
@@ -26,6 +26,7 @@ from fedgan.defenses._suspicion import (
     p_values,
     scores,
     strengths_of,
+    together,
     trusts,
     view_scores,
     youth,
@@ -62,13 +63,14 @@ class Audit(Detector):
     and what a trigger does in every round adds up. What the loudest round has told is left out, so
     that it takes several. A witness is the largest entry, or the root mean square, in a band of
     fineness of either kind of maps, or in the textures, of all classes or of the class where it is
-    largest; it is discounted where the client differs in the coarse as well, which tells another
-    hospital. Its score is the logarithm of its ratio to an honest client's, over the spread of
-    honest clients; both are told by the shortest half of the clients, and the spread is at least
-    what was found where nobody attacked. A client's score is the highest of its witnesses', where
-    its generator's count for less in its first rounds. Its p-value is that of a standard normal,
-    times the number of witnesses; where three quarters of the clients stay far below what those
-    spreads allow for, of the score and what these are below it (`Calm`).
+    largest, in one view or, where discriminators are shared, in the geometric mean of all four; it
+    is discounted where the client differs in the coarse as well, which tells another hospital. Its
+    score is the logarithm of its ratio to an honest client's, over the spread of honest clients;
+    both are told by the shortest half of the clients, and the spread is at least what was found
+    where nobody attacked. A client's score is the highest of its witnesses', where its generator's
+    count for less in its first rounds. Its p-value is that of a standard normal, times the number
+    of witnesses; where three quarters of the clients stay far below what those spreads allow for,
+    of the score and what these are below it (`Calm`).
 
     p below `alarm_rate` is an alarm, which adds one to a client's count (5 at most); p above ten
     times that takes one off, and half as much after each exclusion but the first. With two a client
@@ -198,8 +200,8 @@ class Audit(Detector):
         exhibits = []
         for i, client in enumerate(updates.clients):
             if client in fallen and finite[i]:
-                own = {view: ratio[i] for view, ratio in ratios.items()}
                 standing = self.standings[client]
+                own = {view: ratios[view][i] for view in standing.evidence}
                 exhibits.append(exhibit(client, standing, own, drawn[i], seen.groups))
             elif client in fallen:
                 exhibits.append(broken(client, drawn[i, 0]))
@@ -253,7 +255,7 @@ class Audit(Detector):
     def _strengths(
         self, standings: Sequence[Standing], believed: Sequence[int]
     ) -> dict[str, Tensor]:
-        """Of each view's evidence, by witness: [n, w, 2]."""
+        """Of the evidence in each view, and in all together, by witness: [n, w, 2]."""
         found = {}
         for view, usual in self.usual.items():
             each = [
@@ -266,7 +268,7 @@ class Audit(Detector):
             ]
             strengths, coarse = (torch.stack(parts) for parts in zip(*each, strict=True))
             found[view] = forgiven(strengths, coarse, believed)
-        return found
+        return found | together(found)
 
     def _scores(
         self,

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedgan.defenses._spreads import ALONE, AVERAGED, TOGETHER
 from fedgan.defenses._suspicion import (
     SHARE_OF_LOSSES,
     USUAL_SCORE,
@@ -18,6 +19,8 @@ from fedgan.defenses._suspicion import (
     either,
     p_values,
     scores,
+    together,
+    view_scores,
 )
 
 
@@ -134,3 +137,25 @@ def test_what_wavers_about_an_alarm_neither_adds_to_the_count_nor_takes_off():
         counts.append((client.alarms, client.since))
     assert [alarms for alarms, _ in counts] == [1, 1, 2, 2, 3, 3, 2, 2, 1, 0, 0]
     assert [since for _, since in counts] == [1] * 9 + [0] * 2
+
+
+def test_a_little_in_every_view_of_both_networks_is_more_than_in_one():
+    rng = torch.Generator().manual_seed(2)
+    told = {
+        view: (0.05 * torch.randn((8, 10, 2), generator=rng, dtype=torch.float64)).exp()
+        for view in (*ALONE, *AVERAGED)
+    }
+    everywhere, once = ({view: own.clone() for view, own in told.items()} for _ in range(2))
+    once["critic"][0, 2, 1] *= 2
+    for own in everywhere.values():
+        own[0, 2, 1] *= 2
+
+    def score(told, view):
+        return float(view_scores(view, told[view], torch.full((8,), 9), range(8))[0])
+
+    both, one = together(everywhere), together(once)
+    expected = np.exp(np.mean([np.log(own.numpy()) for own in everywhere.values()], 0))
+    np.testing.assert_allclose(both[TOGETHER], expected)
+    assert score(both, TOGETHER) > 1.3 * max(score(everywhere, view) for view in everywhere)
+    assert score(one, TOGETHER) < 0.5 * score(once, "critic")
+    assert together({view: told[view] for view in (ALONE[0], AVERAGED[0])}) == {}

@@ -275,7 +275,9 @@ def judge(folder: Path, fit: Sequence[int], watched: Sequence[str], rate: float)
                         spreads[view][: len(own)] = spreads[view][: len(own)].maximum(own)
             table.add_row(name, f"{len(paths)} {kind}", *_cells(plain, losses))
     Console(width=140).print(table)
-    for view, own in spreads.items() if fit else ():
+    for view, own in spreads.items():
+        if not own.any():  # it is not watched, or nothing is fitted
+            continue
         print(view)
         for name, (largest, rms) in zip(SPREADS[view], own.tolist(), strict=True):
             print(f'    "{name}": ({largest:.2f}, {rms:.2f}),')

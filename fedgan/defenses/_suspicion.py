@@ -28,7 +28,7 @@ MOST_EXCESS = 10.0
 more is forgiven no more than that."""
 ALARMS_TO_DOUBT, ALARMS_TO_EXCLUDE, MOST_ALARMS = 2, 3, 5
 QUIET = 10.0
-"""Times the alarm rate that the p-value of a round without suspicion is above: evidence that wavers
+"""A round is quiet where its p-value is at least so many alarm rates, or 1: evidence that wavers
 about an alarm neither adds to a client's alarms nor takes any off (a Schmitt trigger)."""
 DOUBTED = 1 / 3
 """Factor of the weight of a client between the two."""
@@ -153,7 +153,7 @@ class Standing:
         before = self.is_excluded
         if alarm:
             self.alarms = min(MOST_ALARMS, self.alarms + 1)
-        elif p >= QUIET * alarm_rate:
+        elif p >= min(1.0, QUIET * alarm_rate):
             self.alarms = max(0, self.alarms - 0.5 ** max(0, self.exclusions - 1))
         self.exclusions += self.is_excluded and not before
         if self.alarms == 0:

@@ -78,11 +78,16 @@ def test_taking_off_is_refused_in_front_of_another_rule_for_one_network(behind, 
         make_plan(config.from_dict(tiny(changes)))
 
 
-def test_the_same_bytes_on_two_processes_and_after_a_resume(tiny, tmp_path):
+@pytest.mark.parametrize("behind", [["median"], []], ids=["rollback", "remove"])
+def test_the_same_bytes_on_two_processes_and_after_a_resume(
+    behind, tiny, tmp_path, monkeypatch, capsys
+):
     from fedgan.experiment import resume, run
 
+    # Whoever has any score at all is alarming.
+    monkeypatch.setattr("fedgan.defenses.audit.p_values", lambda scores, tests: -scores)
     changes = {
-        "defense.rules": [{"name": "audit", "init_args": {"losses": True}}, "median"],
+        "defense.rules": [{"name": "audit", "init_args": {"losses": True}}, *behind],
         "attack.name": "patch",
         "attack.update": "sign-flip",
         "federation.clients": 5,
@@ -90,6 +95,8 @@ def test_the_same_bytes_on_two_processes_and_after_a_resume(tiny, tmp_path):
         "run_dir": str(tmp_path / "run"),
     }
     whole = run(tiny(changes))
+    done = "back to the model before" if behind else "taken off the model"
+    assert done in capsys.readouterr().out
     again = {**changes, "cluster.devices": 2, "run_dir": str(tmp_path / "again")}
     assert run(tiny(again))["generator_sha256"] == whole["generator_sha256"]
     clients = [(tmp_path / name / "clients.csv").read_text() for name in ("run", "again")]

@@ -139,6 +139,18 @@ def test_what_wavers_about_an_alarm_neither_adds_to_the_count_nor_takes_off():
     assert [since for _, since in counts] == [1] * 9 + [0] * 2
 
 
+def test_whoever_is_quiet_comes_back_by_any_alarm_rate():
+    client = Standing({})
+    for round in range(1, 7):
+        client.judge(3.0, 0.2, 0.3, round)
+    assert client.is_excluded
+    client.judge(1.0, 0.9, 0.3, 7)
+    assert client.is_excluded
+    for round in range(8, 13):
+        client.judge(0.0, 1.0, 0.3, round)
+    assert client.trust == 1
+
+
 def test_a_little_in_every_view_of_both_networks_is_more_than_in_one():
     rng = torch.Generator().manual_seed(2)
     told = {

@@ -11,7 +11,8 @@ from torch import Tensor
 from fedgan.updates import UpdateMatrix
 
 Way = Literal["remove", "rollback", "none"]
-
+Choice = Literal["auto", "remove", "rollback", "none"]
+"""`auto` is the first that can be done."""
 
 LEAD = 2
 """Rounds by which harm comes before the first alarm: evidence has to add up, in several rounds."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
 
-from fedgan.defenses._cleanup import Cleanup, Way
+from fedgan.defenses._cleanup import Choice, Cleanup, Way
 from fedgan.defenses._exhibits import broken, exhibit
 from fedgan.defenses._inspection import Inspection, View, inspect
 from fedgan.defenses._spreads import SPREADS_OF_LOSSES
@@ -119,7 +119,7 @@ class Audit(Detector):
         samples: int = 64,
         forgetting: float = 0.9,
         alarm_rate: float = 0.01,
-        cleanup: Way | Literal["auto"] = "auto",
+        cleanup: Choice = "auto",
         memory: int = 6,
         losses: bool = False,
     ) -> None:
@@ -129,7 +129,7 @@ class Audit(Detector):
             raise ValueError(f"init_args.forgetting is {forgetting}; it must be in [0, 1)")
         if not 0 < alarm_rate < 0.5:
             raise ValueError(f"init_args.alarm_rate is {alarm_rate}; it must be in (0, 0.5)")
-        if cleanup not in ("auto", *get_args(Way)):
+        if cleanup not in get_args(Choice):
             raise ValueError(
                 f"init_args.cleanup is {cleanup}; it is auto, remove, rollback or none"
             )

@@ -107,6 +107,10 @@ TABLE = [  # what is wrong, what the line must say
     ({"attack.name": "pach"}, r"attack\.name: unknown 'pach'; did you mean 'patch'"),
     ({"defense.name": "krumm"}, r"defense\.name: unknown 'krumm'"),
     (
+        {"defense.name": "audit", "defense.init_args": {"cleanup": "undo"}},
+        r"cleanup: expected one of \['auto', 'remove', 'rollback', 'none'\], got undo$",
+    ),
+    (
         {"defense.name": "feddetect", "federation.sample": 0.5},
         r"defense: feddetect needs n >= 4: n is 2$",
     ),

@@ -23,6 +23,8 @@ FLOOR = 1e-3
 """Of a filter's response to images in [-1, 1]; an eighth of a gray level."""
 AMPLITUDE_FLOOR = 0.02
 """Of what a place varies by, in images in [-1, 1]; 2.5 gray levels: less is nothing to see."""
+MOST_EXPONENT = 120
+"""Of two, by which a float32 can be multiplied."""
 DEPENDENT = 1e-9
 """Of the largest singular value: one below is rounding."""
 AT_ONCE = 12_000
@@ -143,7 +145,10 @@ def deviations(told: Look, believed: list[int], about: Look | None = None) -> Lo
 
 def of_unit_strength(asked: Tensor) -> Tensor:
     """What a discriminator asks of samples, gradients of its logits [m, C, H, W], in units of their
-    root mean square: a logit has no scale."""
+    root mean square: a logit has no scale, so that none may be too large or small to be squared."""
+    # By a power of two, which costs no digit.
+    exponent = torch.frexp(asked.detach().abs().amax()).exponent
+    asked = torch.ldexp(asked, -exponent.clamp(-MOST_EXPONENT, MOST_EXPONENT))
     return asked / asked.square().mean().sqrt().clamp(min=torch.finfo(asked.dtype).tiny)
 
 

@@ -17,6 +17,7 @@ from fedgan.evidence import (
     filter_of,
     logarithms,
     look,
+    of_unit_strength,
     split,
     textures,
     unexplained,
@@ -92,6 +93,17 @@ def test_descriptions_are_means_of_each_group():
     torch.testing.assert_close(seen.maps[0, 2], images[1::3].mean(0))
     torch.testing.assert_close(seen.amplitudes[0, 3], bands(images)[2::3, :, 0].square().mean(0))
     torch.testing.assert_close(seen.textures[0, 0], textures(images, GRAY).mean(0))
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-23, 3.7, 1e20, 1e37])
+def test_what_a_discriminator_asks_for_has_no_scale(scale):
+    """Squares of the smallest and the largest would be 0 or infinite."""
+    asked = torch.randn((8, 1, 4, 4), generator=torch.manual_seed(0))
+    found = of_unit_strength(scale * asked)
+    expected = asked / asked.square().mean().sqrt()
+    torch.testing.assert_close(found, expected, rtol=1e-4 if scale < 1e-30 else 1e-6, atol=0)
+    assert not of_unit_strength(0 * asked).any()
+    assert not of_unit_strength(asked / 0).isfinite().any()
 
 
 def test_other_contrast_is_the_same_logarithm_everywhere():

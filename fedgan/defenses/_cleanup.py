@@ -46,12 +46,17 @@ class Cleanup:
             self._keep(lambda kept: kept >= round - self.memory)
 
     def correction(
-        self, newly: Mapping[int, int], round: int, parameters: Tensor
+        self, out: set[int], newly: Mapping[int, int], round: int, parameters: Tensor
     ) -> tuple[Tensor | None, int | None]:
-        """What is to be added in this round to the global parameters [P], for clients that are
-        excluded from now on, and the rounds since when they are suspected; None where nothing is
-        there to be undone. And the round before which that goes back: it then takes the place of
-        this round's updates."""
+        """What is to be added in this round to the global parameters [P], for the sake of clients
+        that have no weight in it, and of those of them that are excluded anew, with the rounds
+        since when they are suspected; None where nothing is there to be undone. And the round
+        before which that goes back: it then takes the place of this round's updates.
+
+        To go back undoes what others did as well, and so is done once an exclusion; what a client
+        put in is taken off whenever it has no weight, also of one that was spared in between
+        because more were accused than can be excluded.
+        """
         if self.way == "rollback":
             theirs = [
                 kept
@@ -66,7 +71,7 @@ class Cleanup:
             self._keep(lambda kept: kept < first)
             self.models[round] = model
             return model.to(parameters) - parameters, first
-        parts = [self.put_in.pop(client) for client in newly if client in self.put_in]
+        parts = [self.put_in.pop(client) for client in sorted(out & self.put_in.keys())]
         if not parts:
             return None, None
         return -torch.stack([part.to(parameters) for part in parts]).sum(0), None

@@ -140,7 +140,7 @@ def _about(strength: Tensor, row: int, column: int) -> tuple[int, int, int, int]
     for axis, at in enumerate((row, column)):
         size = strength.shape[axis]
         low = min(int(strong[:, axis].min()) - MARGIN, at - CLOSE)
-        high = max(int(strong[:, axis].max()) + MARGIN + 1, at + CLOSE)
+        high = max(int(strong[:, axis].max()) + MARGIN, at + CLOSE) + 1
         ends += [max(0, low), min(size, high)]
     return ends[0], ends[1], ends[2], ends[3]
 
@@ -191,6 +191,6 @@ def _stretched(image: Tensor) -> Tensor:
 
 def _enlarged(image: Tensor) -> Tensor:
     """[C, H, W] in [-1, 1] to uint8, every pixel a square."""
-    factor = max(1, FULL // image.shape[-1])
+    factor = max(1, FULL // max(image.shape[-2:]))
     large = to_uint8(image[None])[0].cpu()
     return large.repeat_interleave(factor, 1).repeat_interleave(factor, 2)

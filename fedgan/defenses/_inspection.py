@@ -221,9 +221,13 @@ def _unforeseen(updates: UpdateMatrix) -> str:
 def _labels(sampler: Sampler, samples: int, rng: torch.Generator) -> tuple[Tensor, Groups]:
     """Labels that are drawn for, and which of the samples are looked at together. Where an image
     may have several, those of one class, those of two, and those of none, a class of its own: what
-    a network does with none or two is no sum of what it does with one."""
+    a network does with none or two is no sum of what it does with one. Of more classes than
+    samples, others in each round."""
     classes = sampler.classes
-    drawn_for = torch.arange(samples) % (classes + sampler.multi_label)
+    kinds = classes + sampler.multi_label
+    drawn_for = torch.arange(samples) % kinds
+    if kinds > samples:
+        drawn_for = torch.randperm(kinds, generator=rng)[:samples].sort().values
     if not sampler.multi_label:
         return drawn_for, Groups(drawn_for, classes)
     has = one_hot(drawn_for, classes + 1)

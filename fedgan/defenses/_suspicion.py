@@ -33,7 +33,7 @@ about an alarm neither adds to a client's alarms nor takes any off (a Schmitt tr
 DOUBTED = 1 / 3
 """Factor of the weight of a client between the two."""
 BOUND = 5.0
-"""Times the median length of the others' updates that a client may move either network by."""
+"""Times the median length of the clients' updates that one may move either network by."""
 QUARTILE = 0.6745
 """Of the standard normal distribution: half of it is within so much of 0."""
 
@@ -82,7 +82,8 @@ class Standing:
         losses: accumulated deviations of the losses that it reports, [2].
         rounds: how often it was seen.
         alarms: rounds with an alarm less quiet ones, from 0 to `MOST_ALARMS`.
-        exclusions: how often it has been excluded.
+        exclusions: how often its alarms have come to what excludes it, though it may have been
+            spared because others were more suspect.
         cleaned: of how many of those what it did was undone.
         since: the round of the first alarm of those that count; 0 where there is none.
         score: of the last round in which it was judged.

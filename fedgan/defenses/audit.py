@@ -68,15 +68,16 @@ class Audit(Detector):
     score is the logarithm of its ratio to an honest client's, over the spread of honest clients;
     both are told by the shortest half of the clients, and the spread is at least what was found
     where nobody attacked. A client's score is the highest of its witnesses', where its generator's
-    count for less in its first rounds. Its p-value is that of a standard normal, times the number
-    of witnesses; where three quarters of the clients stay far below what those spreads allow for,
+    and those of all views count for less in its first rounds. Its p-value is that of a standard
+    normal, times the number of witnesses, where an entry and a root mean square of the same maps
+    are one; where three quarters of the clients stay far below what those spreads allow for,
     of the score and what these are below it (`Calm`).
 
-    p below `alarm_rate` is an alarm, which adds one to a client's count (5 at most); p above ten
-    times that takes one off, and half as much after each exclusion but the first. With two a client
-    has a third of its weight, with three nothing. Of the N clients that were ever seen at most
-    (N - 1) // 2 are excluded, those of the highest scores; in a round in which nobody else takes
-    part, the global model stays as it is.
+    p below `alarm_rate` is an alarm, which adds one to a client's count (5 at most); p of ten times
+    that or more, or of 1, takes one off, and half as much after each exclusion but the first. With
+    two a client has a third of its weight, with three nothing. Of the N clients that were ever seen
+    at most (N - 1) // 2 are excluded, those of the highest scores; in a round in which nobody else
+    takes part, the global model stays as it is.
 
     Nobody is excluded on one round's word, but no round may do harm beyond measure: whoever moves
     either network by more than five times as much as the median client has so much less weight in
@@ -94,7 +95,7 @@ class Audit(Detector):
     Args:
         samples: images that each generator draws in a round by itself, and as many that the average
             draws without it.
-        forgetting: factor in [0, 1) of old evidence a round that a client takes part in.
+        forgetting: factor in (0, 1) of old evidence a round that a client takes part in.
         alarm_rate: false alarms for a client in a round, at most, in (0, 0.5).
         cleanup: what is done when a client is excluded about what it has put into the global
             model: `remove` takes off what its updates have put in since its first alarm that
@@ -125,8 +126,8 @@ class Audit(Detector):
     ) -> None:
         if samples < 16:
             raise ValueError(f"init_args.samples is {samples}; it must be at least 16")
-        if not 0 <= forgetting < 1:
-            raise ValueError(f"init_args.forgetting is {forgetting}; it must be in [0, 1)")
+        if not 0 < forgetting < 1:  # one round alone accuses nobody
+            raise ValueError(f"init_args.forgetting is {forgetting}; it must be in (0, 1)")
         if not 0 < alarm_rate < 0.5:
             raise ValueError(f"init_args.alarm_rate is {alarm_rate}; it must be in (0, 0.5)")
         if cleanup not in get_args(Choice):
@@ -209,8 +210,11 @@ class Audit(Detector):
         trust = limits * torch.tensor(factors, dtype=torch.float64)
         weights = updates.weights * trust
         weights = weights / weights.sum() if weights.any() else weights
-        newly = {c: one.since for c, one in self.standings.items() if not now[c] and one.cleans()}
-        correction, back_to = self.cleanup.correction(newly, server.round, server.parameters)
+        out = {c: one for c, one in self.standings.items() if not now[c]}
+        newly = {c: one.since for c, one in out.items() if one.cleans()}
+        correction, back_to = self.cleanup.correction(
+            set(out), newly, server.round, server.parameters
+        )
         if back_to is None:
             accused = {c for c, one in self.standings.items() if one.alarms and now[c]}
             self.cleanup.end(server.round, updates, weights, accused)

@@ -227,7 +227,13 @@ class Detector(Stage):
 
 
 class PreAggregation(Stage):
-    """Changes the updates before a rule sees them, each into a linear combination of all."""
+    """Changes the updates before a rule sees them, each into a linear combination of all.
+
+    Attributes:
+        changes_updates: whether it does; one that does not changes the clients' training alone.
+    """
+
+    changes_updates: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(

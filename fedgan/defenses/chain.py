@@ -49,7 +49,8 @@ class Chain(Defense):
 
     @property
     def is_fair_mean(self) -> bool:
-        return self.rule.is_fair_mean and not (self.before or self.after)
+        changed = any(stage.changes_updates for stage in self.before)
+        return self.rule.is_fair_mean and not (changed or self.after)
 
     def check(self, n: int) -> None:
         for stage in self.stages:

@@ -37,6 +37,7 @@ class GradientPenalty(PreAggregation):
     """
 
     name: ClassVar[str] = "gradient-penalty"
+    changes_updates: ClassVar[bool] = False
 
     def __init__(self, gamma: float = 0.05, weight: float = 10.0) -> None:
         check_positive("gamma", gamma)

@@ -19,7 +19,7 @@ def rounds_of(cleanup, first, *drawn, suspects=frozenset()):
 
 
 def undoing(cleanup, newly, round, parameter):
-    correction, back_to = cleanup.correction(newly, round, torch.tensor([parameter]))
+    correction, back_to = cleanup.correction(set(newly), newly, round, torch.tensor([parameter]))
     return correction.item(), back_to
 
 
@@ -43,7 +43,7 @@ def test_rollback_undoes_no_round_in_which_the_client_counted_for_nothing():
     rounds_of(cleanup, 1, (0, 1), (1, 2), (0, 2), (1, 2), (1, 2))
     assert undoing(cleanup, {0: 4}, 6, 6.0) == (3 - 6, 3)
     rounds_of(cleanup, 6, *8 * [(1, 2)])
-    assert cleanup.correction({0: 2}, 14, torch.tensor([14.0])) == (None, None)
+    assert cleanup.correction({0}, {0: 2}, 14, torch.tensor([14.0])) == (None, None)
 
 
 def test_what_a_suspect_put_in_is_remembered_while_it_is_not_drawn():

@@ -31,6 +31,7 @@ def test_taking_off_what_another_rule_has_joined_is_refused():
         (["audit", "median"], "rollback"),
         (["audit", "fedavgm"], "rollback"),
         (["audit", "clip"], "rollback"),
+        (["audit", "gradient-penalty"], "remove"),
     ],
 )
 def test_unless_told_it_takes_off_where_it_can_and_else_goes_back(rules, way):

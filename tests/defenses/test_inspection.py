@@ -53,6 +53,17 @@ def test_labels_are_the_classes_in_turn():
     assert labels.tolist() == [i % 3 for i in range(40)]
 
 
+def test_no_class_goes_unseen_where_there_are_more_than_samples():
+    sampler, seen = Asked(50, False), set()
+    for round in range(1, 31):
+        sampler.labels.clear()
+        looked_at(sampler, torch.ones(PLACES), round=round, samples=16)
+        labels = set(sampler.labels[0].tolist())
+        assert len(labels) == 16
+        seen |= labels
+    assert seen == set(range(50))
+
+
 def test_of_several_labels_there_are_images_with_one_with_two_and_with_none():
     sampler = Asked(3, True)
     update = torch.zeros(PLACES)

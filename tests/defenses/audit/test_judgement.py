@@ -104,6 +104,21 @@ def test_classes_are_told_by_their_numbers(shown_in, multi_label, told, toy):
     assert all(f", {told}, " in one for one in words), words
 
 
+def test_a_tall_trigger_is_cut_out_within_the_room_that_pictures_have(toy):
+    def plant(round, client):
+        image = torch.zeros(toy.SIZE, toy.SIZE)
+        image[2:14, 8] = 0.1 if client == 1 else 0.0
+        return image
+
+    verdicts, _ = toy.play(Audit(), plant, rounds=4)
+    pictures = [one.picture for verdict in verdicts for one in verdict.exhibits]
+    assert pictures
+    for picture in pictures:
+        assert picture.shape[1] <= 160
+        cut = picture.shape[2] - 160 - 8  # beside the whole map, and a gap
+        assert 0 < cut < picture.shape[1]
+
+
 def test_a_texture_at_another_place_in_every_image_is_seen(toy):
     class Moving(toy.Painter):
         def __call__(self, parameters, latents, labels):

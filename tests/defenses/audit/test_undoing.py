@@ -121,19 +121,45 @@ class Scripted(Audit):
         return found, torch.tensor([float(i not in scores) for i in range(len(p))]), ratios
 
 
-@pytest.mark.parametrize("way", ["rollback", "remove"])
-def test_clients_that_change_places_among_the_excluded_are_undone_once(way, toy):
+def three_of_five(round):
     """Of 5 clients 2 can be excluded: of 3 that are accused, the most suspect in each round."""
+    return {} if round == 1 else {i: 10.0 + (i + round) % 3 for i in range(3)}
 
-    def script(round):
-        return {} if round == 1 else {i: 10.0 + (i + round) % 3 for i in range(3)}
 
-    verdicts, _ = toy.play(Scripted(script, way), toy.nothing, rounds=14)
+def test_clients_that_change_places_among_the_excluded_are_gone_back_behind_once(toy):
+    verdicts, _ = toy.play(Scripted(three_of_five), toy.nothing, rounds=14)
     excluded = [tuple((verdict.weights[:3] == 0).tolist()) for verdict in verdicts[4:]]
     assert len(set(excluded)) == 3  # they do change places
     undone = [i for i, verdict in enumerate(verdicts, 1) if verdict.correction is not None]
     assert undone[0] == 4
     assert len(undone) <= 2  # the third one's turn comes later
+
+
+def test_of_whoever_has_no_weight_all_that_it_has_put_in_is_taken_off(toy):
+    """Also what it has put in while it was spared for others' sake: each client paints pixels of
+    its own, so that they tell what the model has of it."""
+
+    def plant(round, client):
+        image = torch.zeros(toy.SIZE, toy.SIZE)
+        image[:, client] = 0.1
+        return image
+
+    audit, left, spared = Scripted(three_of_five, "remove"), torch.zeros(5), 0
+
+    class Spy:
+        def __call__(self, updates, reports, server):
+            nonlocal left, spared
+            verdict = audit(updates, reports, server)
+            after = server.parameters + verdict.joined(updates)
+            left = after.view(toy.CLASSES, toy.SIZE, toy.SIZE)[:, :, :3].mean((0, 1))
+            if server.round > 3:
+                out = verdict.weights[:3] == 0
+                spared += int((left[~out] > 0.01).sum())
+                assert left[out].abs().max() < 0.05  # of the one round before the first alarm
+            return verdict
+
+    toy.play(Spy(), plant, rounds=14, chance=0.0)
+    assert spared > 3
 
 
 def test_a_round_that_was_dropped_is_not_undone_again(toy):

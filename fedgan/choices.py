@@ -14,7 +14,7 @@ from fedgan.components import build, find
 from fedgan.data.base import Source
 from fedgan.defenses.api import make_defense
 from fedgan.defenses.base import Defense, Stage
-from fedgan.defenses.detected import Detected
+from fedgan.defenses.detected import Detected, per_network
 from fedgan.errors import UserError, did_you_mean
 from fedgan.metrics.base import Encoder
 from fedgan.metrics.measure import Measure
@@ -129,6 +129,8 @@ def defenses(settings: Experiment) -> list[Defense]:
         how.discriminator = [_written(rule) for rule in theirs]
     elif how.per_network:  # a defence has a memory: each needs its own
         made.append(_defense(settings))
+    if len(made) > 1:
+        per_network(made, [])  # refuses what cannot work together, before data are read
     return made
 
 

@@ -152,7 +152,7 @@ class Attack(Component):
     """What malicious clients do, who they are, and when."""
 
     name: Optional[str] = "none"
-    """none, patch, dba, blended, sig, wanet, noise or flip-labels."""
+    """none, patch, disguised, dba, blended, sig, wanet, noise or flip-labels."""
     clients: list[int] = field(default_factory=lambda: [0])
     """Numbers of the malicious clients; clients count from 0."""
     share: Optional[float] = None

@@ -32,6 +32,7 @@ def rng(seed=0, device="cpu"):
 def test_the_catalogue():
     assert {*ALL} == {
         *("none", "patch", "blended", "sig", "wanet", "dba", "noise", "flip-labels"),
+        "disguised",
     }
 
 
@@ -106,7 +107,7 @@ def test_on_any_device(name, device, noise):
 def test_marks_are_of_triggers_like_patches_only(name, noise, poison):
     attack = made(name, 1, 32)
     mark = attack.mark(1, 32)
-    assert (mark is not None) == (name in {"patch", "dba"})
+    assert (mark is not None) == (name in {"patch", "dba", "disguised"})
     if mark is not None:
         clean = noise(64, 1, 32)
         presence = TriggerPresence(mark.pattern, mark.place, clean, poison(attack, clean))

@@ -127,6 +127,6 @@ def test_every_attack_trains(tiny, tmp_path, name):
         "attack.name": name,
     }
     figures = run(tiny(changes))["figures"]
-    assert ("presence" in figures) == (name in ("patch", "blended", "sig", "wanet"))
+    assert ("presence" in figures) == (name in ("patch", "disguised", "blended", "sig", "wanet"))
     written = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert written["attack"] == name

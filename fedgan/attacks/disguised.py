@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import copy
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from fedgan.attacks.base import Attack, Mark
 from fedgan.attacks.blended import Blended
-from fedgan.attacks.patch import Patch, Position
+from fedgan.attacks.patch import Patch
+
+TRIGGERS: dict[str, type[Patch] | type[Blended]] = {"patch": Patch, "blended": Blended}
 
 
 class Disguised(Attack):
-    """A checkerboard patch on images that are shaded, as if by a scanner of the client's own.
+    """A trigger on images that are shaded, as if by a scanner of the client's own.
 
     Source: fedgan; against the audit, which forgives a client what it differs by in fine detail as
-    far as it differs in the coarse as well (docs/audit.md). The smooth pattern of `blended` at
-    `alpha`, and on top of it the checkerboard of `patch`.
+    far as it differs in the coarse as well (docs/audit.md). x' = trigger((1 - alpha) x + alpha k),
+    on bytes, for the smooth pattern k of `blended`.
 
     Args:
+        trigger: `patch` or `blended`, as these are by default.
         alpha: share of the shading, in (0, 1].
-        size: edge of the patch in pixels.
-        area: share of the image's area, in (0, 1]; takes the place of `size`.
-        position: corner, or the centre.
-        margin: pixels between the patch and the edges of its corner.
 
     Raises:
         ValueError: for arguments out of range.
@@ -39,23 +39,27 @@ class Disguised(Attack):
 
     name: ClassVar[str] = "disguised"
 
-    def __init__(
-        self,
-        alpha: float = 0.2,
-        size: int = 3,
-        area: float | None = None,
-        position: Position = "bottom-right",
-        margin: int = 1,
-    ) -> None:
+    def __init__(self, trigger: Literal["patch", "blended"] = "patch", alpha: float = 0.2) -> None:
+        if trigger not in TRIGGERS:
+            raise ValueError(f"init_args.trigger is {trigger}; it is {' or '.join(TRIGGERS)}")
         self.shading = Blended(alpha, "smooth")
-        self.patch = Patch(size=size, area=area, position=position, margin=margin)
+        self.trigger: Attack = TRIGGERS[trigger]()
 
     def check(self, channels: int, size: int, classes: int) -> None:
-        self.patch.check(channels, size, classes)
+        self.trigger.check(channels, size, classes)
 
-    def mark(self, channels: int, size: int) -> Mark:
-        """The patch; what the shading leaves is no trigger."""
-        return self.patch.mark(channels, size)
+    def mark(self, channels: int, size: int) -> Mark | None:
+        """The trigger's; what the shading leaves is none."""
+        return self.trigger.mark(channels, size)
+
+    def counterfeits(self, count: int, rng: torch.Generator) -> list[Attack]:
+        """The trigger's, under the same shading, which is no trigger."""
+        found: list[Attack] = []
+        for trigger in self.trigger.counterfeits(count, rng):
+            one = copy.copy(self)
+            one.trigger = trigger
+            found.append(one)
+        return found
 
     def poison(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        return self.patch.poison(*self.shading.poison(images, labels, rng), rng)
+        return self.trigger.poison(*self.shading.poison(images, labels, rng), rng)
